@@ -1,0 +1,216 @@
+/**
+ * The database as the rest of the product sees it: statements, transactions, one listening connection.
+ *
+ * Hides pooling, connection errors, retry of whole transactions and result checking.
+ * Invariants: a transaction either committed or threw (a COMMIT that Postgres answered with ROLLBACK throws); a
+ * callback given to `afterCommit` never runs unless it did.
+ */
+import pg from 'pg';
+import { CountersignError } from '../../errors.ts';
+import type { Logger } from '../../log.ts';
+import type { Queryable, Statement, Tx } from '../../types.ts';
+
+/** Tries of one transaction that Postgres aborted as a deadlock victim or serialization failure (FAULTS: at most 5). */
+const TRANSACTION_TRIES = 5;
+/** SQLSTATEs after which the whole transaction may be run again: postgresql.org/docs/18/errcodes-appendix.html, class 40. */
+const RETRYABLE_STATES = new Set(['40001', '40P01']);
+/** Half-open connections are noticed by keep-alive and by this bound on any statement (FAULTS: at most 30 s). */
+const STATEMENT_TIMEOUT_MS = 30_000;
+const CONNECT_TIMEOUT_MS = 5_000;
+
+const types: pg.CustomTypesConfig = {
+  getTypeParser(oid: number, format?: 'text' | 'binary') {
+    // int8 counts and fences stay far below 2^53.
+    if (oid === pg.types.builtins.INT8) return Number;
+    return pg.types.getTypeParser(oid, format ?? 'text');
+  },
+} as pg.CustomTypesConfig;
+
+export interface DatabaseOptions {
+  readonly url: string;
+  readonly log: Logger;
+  /** Most connections of the pool. Default `10`. */
+  readonly maxConnections?: number;
+  /** How long a caller waits for a free connection. Default `5_000`. */
+  readonly acquireTimeoutMs?: number;
+  /** Shown in pg_stat_activity. Default `countersign`. */
+  readonly name?: string;
+}
+
+export interface Database extends Queryable {
+  /**
+   * Runs `body` in one transaction and commits it. `body` may run again (at most 5 times) when Postgres aborts it as a
+   * deadlock victim, so it must have no effect outside the transaction but `afterCommit`.
+   */
+  transaction<T>(body: (tx: Tx) => Promise<T>): Promise<T>;
+  /**
+   * Listens on `channel` with a connection of its own and calls `onPayload` for each notification. `onGap` is called
+   * after every (re)connection: what was sent meanwhile is lost and must be looked up.
+   */
+  listen(channel: string, onPayload: (payload: string) => void, onGap: () => void): Promise<Listener>;
+  close(): Promise<void>;
+}
+
+export interface Listener {
+  close(): Promise<void>;
+}
+
+export function connectDatabase(options: DatabaseOptions): Database {
+  const config: pg.ClientConfig = {
+    connectionString: options.url,
+    application_name: options.name ?? 'countersign',
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    query_timeout: STATEMENT_TIMEOUT_MS + 1_000,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000,
+    types,
+  };
+  const pool = new pg.Pool({
+    ...config,
+    max: options.maxConnections ?? 10,
+    connectionTimeoutMillis: options.acquireTimeoutMs ?? CONNECT_TIMEOUT_MS,
+    idleTimeoutMillis: 30_000,
+  });
+  // An idle connection that breaks is replaced by the pool; the error must not end the process.
+  pool.on('error', (error) => options.log.warn({ err: error.message }, 'idle database connection lost'));
+
+  const database: Database = {
+    query: (statement) => send(pool, statement),
+
+    async transaction(body) {
+      for (let attempt = 1; ; attempt += 1) {
+        try {
+          return await once(pool, body);
+        } catch (error) {
+          if (attempt >= TRANSACTION_TRIES || !RETRYABLE_STATES.has(sqlState(error) ?? '')) throw error;
+          await pause(Math.random() * 10 * 2 ** attempt);
+        }
+      }
+    },
+
+    listen: (channel, onPayload, onGap) => listen(config, options.log, channel, onPayload, onGap),
+    close: () => pool.end(),
+  };
+  return database;
+}
+
+async function once<T>(pool: pg.Pool, body: (tx: Tx) => Promise<T>): Promise<T> {
+  const client = await pool.connect();
+  const callbacks: (() => void)[] = [];
+  let broken: Error | undefined;
+  const onError = (error: Error) => {
+    broken = error;
+  };
+  client.on('error', onError);
+  try {
+    await client.query('begin');
+    const result = await body({
+      query: (statement) => send(client, statement),
+      afterCommit: (callback) => callbacks.push(callback),
+    });
+    const commit = await client.query('commit');
+    // After an error inside the transaction Postgres answers COMMIT with ROLLBACK and no error.
+    if (commit.command !== 'COMMIT') throw new Error('the transaction was rolled back by the database');
+    for (const callback of callbacks) callback();
+    return result;
+  } catch (error) {
+    await client.query('rollback').catch((rollbackError: unknown) => {
+      broken = rollbackError instanceof Error ? rollbackError : new Error(String(rollbackError));
+    });
+    throw error;
+  } finally {
+    client.off('error', onError);
+    client.release(broken ?? false);
+  }
+}
+
+async function send<Row extends object>(
+  target: pg.Pool | pg.PoolClient,
+  statement: Statement,
+): Promise<{ rows: Row[]; rowCount: number }> {
+  const result = await target.query<Row>({
+    text: statement.text,
+    ...(statement.values === undefined ? {} : { values: [...statement.values] }),
+    ...(statement.name === undefined ? {} : { name: statement.name }),
+  });
+  return { rows: result.rows, rowCount: result.rowCount ?? 0 };
+}
+
+async function listen(
+  config: pg.ClientConfig,
+  log: Logger,
+  channel: string,
+  onPayload: (payload: string) => void,
+  onGap: () => void,
+): Promise<Listener> {
+  let closed = false;
+  let client: pg.Client | undefined;
+  let retry: NodeJS.Timeout | undefined;
+
+  const connect = async (failures: number): Promise<void> => {
+    const fresh = new pg.Client({ ...config, statement_timeout: 0, query_timeout: 0 });
+    let ended = false;
+    const again = (error?: Error) => {
+      if (ended) return;
+      ended = true;
+      fresh.end().catch(() => undefined);
+      if (closed) return;
+      log.warn({ channel, err: error?.message }, 'listening connection lost');
+      const delayMs = Math.min(3_000, 50 * 2 ** Math.min(failures, 6)) * (0.5 + Math.random() / 2);
+      retry = setTimeout(() => void connect(failures + 1), delayMs);
+    };
+    fresh.on('error', again);
+    fresh.on('end', () => again());
+    fresh.on('notification', (message) => onPayload(message.payload ?? ''));
+    try {
+      await fresh.connect();
+      await fresh.query(`listen ${channel}`);
+      client = fresh;
+      failures = 0;
+      if (closed) await fresh.end();
+      else onGap();
+    } catch (error) {
+      again(error instanceof Error ? error : new Error(String(error)));
+    }
+  };
+  await connect(0);
+  return {
+    async close() {
+      closed = true;
+      clearTimeout(retry);
+      await client?.end().catch(() => undefined);
+    },
+  };
+}
+
+/** The SQLSTATE of a database error, or undefined for anything else. */
+export function sqlState(error: unknown): string | undefined {
+  const code = (error as { code?: unknown } | null)?.code;
+  return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
+}
+
+/**
+ * Tries to connect once. Throws DATABASE_UNREACHABLE with one line that names host and cause, and no password.
+ */
+export async function probeDatabase(url: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: CONNECT_TIMEOUT_MS });
+  client.on('error', () => undefined);
+  try {
+    await client.connect();
+    await client.query('select 1');
+  } catch (error) {
+    const where = URL.canParse(url) ? `${new URL(url).host}${new URL(url).pathname}` : 'DATABASE_URL';
+    const cause = error instanceof AggregateError ? error.errors[0] : error;
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new CountersignError('DATABASE_UNREACHABLE', `Cannot reach the database at ${where}: ${why}`, {
+      cause: error,
+    });
+  } finally {
+    await client.end().catch(() => undefined);
+  }
+}
+
+function pause(durationMs: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, durationMs));
+}

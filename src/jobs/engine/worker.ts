@@ -1,0 +1,382 @@
+/**
+ * The worker: one per process. It claims runs, works their segments, keeps one lease for all of them, and sweeps up what others lost.
+ *
+ * Invariants. A wake-up is a hint: nothing is worked without a claim. At most `slots` segments work at once. The process's lease is
+ * one row, renewed by one heartbeat; when it ends, all its runs may be taken over, and its late writes are refused by their fences.
+ */
+import { execFile } from 'node:child_process';
+import { randomUUIDv7 } from 'node:crypto';
+import { readFile, readlink } from 'node:fs/promises';
+import { setTimeout as pause } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { toStoredError } from '../../errors.ts';
+import type { Logger } from '../../log.ts';
+import type { RunRef } from '../../types.ts';
+import type { Bell } from './bell.ts';
+import type { Database } from './db.ts';
+import { decodeWake, type Wake, type WakeQueue } from './queue.ts';
+import {
+  type Attempt,
+  claimRun,
+  endRun,
+  handOverRun,
+  msUntilNextDeadline,
+  resendLost,
+  resolveDueWaits,
+} from './runs.ts';
+import { Segment } from './segment.ts';
+import type { Registry } from './workflow.ts';
+
+/** A process unheard of for this long has lost its runs. With the sweep this bounds takeover to about 10 s. */
+export const LEASE_MS = 8_000;
+/** Three chances to renew before the lease ends. */
+const HEARTBEAT_MS = 2_500;
+const SWEEP_MS = 2_000;
+/** Queued this long with a wake-up sent: it was lost, or everybody is busy; sending again is harmless. */
+const STALE_QUEUED_MS = 5_000;
+/** A run that killed or lost its worker this often is parked before it is worked again (FAULTS: 5). */
+const MAX_CLAIMS = 5;
+/** Wake-ups that were acted upon are deleted together, outside the claim. */
+const DISCARD_AFTER_MS = 50;
+const DISCARD_BATCH = 200;
+/** setTimeout's limit is about 24.8 days; looking earlier is harmless. */
+const MAX_TIMER_MS = 3_600_000;
+
+export interface WorkerOptions {
+  readonly database: Database;
+  readonly queue: WakeQueue;
+  readonly bell: Bell;
+  readonly registry: Registry;
+  readonly log: Logger;
+  /** Segments worked at once. Default `10`: a segment mostly waits for the network. */
+  readonly slots?: number;
+  /** Told of each run parked for a person. Must not throw. */
+  readonly onParked?: (run: RunRef, reason: string) => void;
+}
+
+export interface Worker {
+  /** Stops taking work, lets steps in flight finish for up to `graceMs`, hands the rest over. Resolves when nothing is held. */
+  stop(graceMs: number): Promise<void>;
+  /** Resolves when this process holds no run and knows of no due one; for tests. */
+  idle(): Promise<void>;
+}
+
+export async function startWorker(options: WorkerOptions): Promise<Worker> {
+  const worker = new RunningWorker(options);
+  await worker.start();
+  return worker;
+}
+
+class RunningWorker implements Worker {
+  readonly #options: WorkerOptions;
+  readonly #id = randomUUIDv7();
+  readonly #slots: number;
+  /** Held runs by id. Entered before the claim, so that a doubled hint does not claim twice. */
+  readonly #active = new Map<string, Segment | 'claiming'>();
+  readonly #discards: string[] = [];
+  #discardTimer: NodeJS.Timeout | undefined;
+  #deadlineTimer: NodeJS.Timeout | undefined;
+  readonly #intervals: NodeJS.Timeout[] = [];
+  /** A hint came that nobody had a slot for, or a fetch came back full: look at the queue again. */
+  #again = false;
+  #fetching = false;
+  #stopping = false;
+  readonly #background = new Set<Promise<unknown>>();
+
+  constructor(options: WorkerOptions) {
+    this.#options = options;
+    this.#slots = options.slots ?? 10;
+  }
+
+  async start(): Promise<void> {
+    const identity = await processIdentity();
+    const { database, bell } = this.#options;
+    await releaseDeadNeighbours(database, identity);
+    await database.query({
+      text: `insert into workers (worker_id, host_key, pid, pid_started, lease_until)
+             values ($1, $2, $3, $4, db_now() + $5 * interval '1 millisecond')`,
+      values: [this.#id, identity.hostKey, process.pid, identity.pidStarted, LEASE_MS],
+    });
+    bell.on('run', (payload) => {
+      const wake = decodeWake(payload);
+      if (wake) this.#hint(wake);
+    });
+    bell.onGap(() => this.#fetch());
+    this.#every(HEARTBEAT_MS, () => this.#heartbeat());
+    this.#every(SWEEP_MS, () => this.#sweep());
+    await this.#sweep();
+  }
+
+  async stop(graceMs: number): Promise<void> {
+    this.#stopping = true;
+    clearTimeout(this.#deadlineTimer);
+    const deadline = Date.now() + graceMs;
+    for (const segment of this.#active.values()) if (segment !== 'claiming') segment.drain();
+    while (this.#active.size > 0 && Date.now() < deadline) await pause(10);
+    // Out of time: give back what still works; its late writes are refused by the fence.
+    for (const segment of this.#active.values()) {
+      if (segment === 'claiming') continue;
+      const { attempt } = segment;
+      segment.abandon();
+      await this.#options.database
+        .transaction((tx) => handOverRun(tx, this.#options.queue, attempt))
+        .catch((error: unknown) => this.#options.log.warn({ err: error }, 'run could not be handed over'));
+    }
+    for (const interval of this.#intervals) clearInterval(interval);
+    clearTimeout(this.#discardTimer);
+    clearTimeout(this.#deadlineTimer);
+    await Promise.allSettled(this.#background);
+    await this.#discard();
+    await this.#options.database
+      .query({ text: 'delete from workers where worker_id = $1', values: [this.#id] })
+      .catch(() => undefined);
+  }
+
+  async idle(): Promise<void> {
+    while (this.#active.size > 0 || this.#fetching || this.#background.size > 0) await pause(5);
+  }
+
+  /** A notification named a run: claim it at once when a slot is free; the queue keeps it otherwise. */
+  #hint(wake: Wake): void {
+    if (this.#stopping) return;
+    if (this.#active.size >= this.#slots) this.#again = true;
+    else this.#background_(this.#work(wake));
+  }
+
+  #fetch(): void {
+    if (this.#stopping) return;
+    if (this.#fetching) {
+      this.#again = true;
+      return;
+    }
+    this.#fetching = true;
+    this.#background_(
+      (async () => {
+        try {
+          do {
+            this.#again = false;
+            const free = this.#slots - this.#active.size;
+            if (free <= 0 || this.#stopping) break;
+            const wakes = await this.#options.queue.fetch(free);
+            if (wakes.length === free) this.#again = true;
+            for (const wake of wakes) this.#background_(this.#work(wake));
+          } while (this.#again && this.#active.size < this.#slots);
+        } finally {
+          this.#fetching = false;
+        }
+      })(),
+    );
+  }
+
+  async #work(wake: Wake): Promise<void> {
+    if (this.#active.has(wake.runId)) {
+      // Worked right now: what woke it is in the database, and the segment looks there before it parks.
+      this.#acted(wake.jobId);
+      return;
+    }
+    this.#active.set(wake.runId, 'claiming');
+    try {
+      const attempt = await claimRun(this.#options.database, wake, this.#id);
+      this.#acted(wake.jobId);
+      if (attempt) await this.#segment(attempt);
+    } finally {
+      this.#active.delete(wake.runId);
+      if (this.#again) this.#fetch();
+    }
+  }
+
+  async #segment(attempt: Attempt): Promise<void> {
+    const { database, queue, log, registry } = this.#options;
+    const workflow = registry.find(attempt.workflowName, attempt.workflowVersion);
+    if (!workflow) {
+      await this.#park(
+        attempt,
+        'WORKFLOW_UNKNOWN',
+        `This build lacks ${attempt.workflowName}@${attempt.workflowVersion}`,
+      );
+      return;
+    }
+    if (attempt.claimCount > MAX_CLAIMS) {
+      await this.#park(attempt, 'STEP_TIMEOUT', `Its worker was lost ${MAX_CLAIMS} times in a row`);
+      return;
+    }
+    const segment = new Segment(
+      { database, queue, log, onDeadline: () => this.#armDeadline() },
+      attempt,
+      workflow,
+    );
+    this.#active.set(attempt.runId, segment);
+    if (this.#stopping) segment.drain();
+    const end = await segment.run();
+    if (end === 'parked') this.#options.onParked?.(attempt, 'its journal does not fit the code');
+  }
+
+  async #park(attempt: Attempt, code: string, reason: string): Promise<void> {
+    const error = { code, message: reason, errorClass: 'terminal' } as const;
+    await this.#options.database.transaction((tx) =>
+      endRun(tx, attempt, { status: 'parked', output: null, error }),
+    );
+    this.#options.log.error({ runId: attempt.runId, reason }, 'run parked: a person is needed');
+    this.#options.onParked?.(attempt, reason);
+  }
+
+  async #heartbeat(): Promise<void> {
+    await this.#options.database.query({
+      name: 'worker_heartbeat',
+      text: `update workers set lease_until = db_now() + $2 * interval '1 millisecond' where worker_id = $1`,
+      values: [this.#id, LEASE_MS],
+    });
+  }
+
+  async #sweep(): Promise<void> {
+    const { database, queue } = this.#options;
+    await this.#releaseForgotten();
+    await database.transaction((tx) => resendLost(tx, queue, STALE_QUEUED_MS));
+    await database.query({
+      text: `delete from workers w where lease_until < db_now() - interval '1 hour'
+             and not exists (select 1 from runs r where r.worker_id = w.worker_id and r.status = 'running')`,
+    });
+    await this.#resolveDue();
+    this.#fetch();
+  }
+
+  /** Runs that carry this worker's name though no segment works them: their segment lost the database. */
+  async #releaseForgotten(): Promise<void> {
+    const { database, queue } = this.#options;
+    const before = new Set(this.#active.keys());
+    const { rows } = await database.query<{ workspace_id: string; run_id: string; fence: number }>({
+      name: 'runs_own',
+      text: `select workspace_id, run_id, fence from runs where worker_id = $1 and status = 'running'`,
+      values: [this.#id],
+    });
+    for (const row of rows) {
+      if (before.has(row.run_id) || this.#active.has(row.run_id)) continue;
+      const forgotten = { workspaceId: row.workspace_id, runId: row.run_id, fence: row.fence } as Attempt;
+      await database.transaction(async (tx) => {
+        await tx.query({
+          text: `update runs set status = 'queued', queued_at = db_now(), worker_id = null
+                 where workspace_id = $1 and run_id = $2 and fence = $3 and status = 'running'`,
+          values: [forgotten.workspaceId, forgotten.runId, forgotten.fence],
+        });
+        await queue.send(tx, [forgotten]);
+      });
+    }
+  }
+
+  async #resolveDue(): Promise<void> {
+    const { database, queue } = this.#options;
+    for (;;) {
+      const { more } = await database.transaction((tx) => resolveDueWaits(tx, queue));
+      if (!more) break;
+    }
+    await this.#arm();
+  }
+
+  #armDeadline(): void {
+    if (!this.#stopping) this.#background_(this.#arm());
+  }
+
+  /** One timer for the earliest deadline of all waits, whoever registered them. */
+  async #arm(): Promise<void> {
+    const ms = await msUntilNextDeadline(this.#options.database);
+    clearTimeout(this.#deadlineTimer);
+    if (ms === undefined || this.#stopping) return;
+    this.#deadlineTimer = setTimeout(
+      () => this.#background_(this.#resolveDue()),
+      Math.max(0, Math.min(Math.ceil(ms), MAX_TIMER_MS)),
+    );
+  }
+
+  #acted(jobId: string): void {
+    this.#discards.push(jobId);
+    if (this.#discards.length >= DISCARD_BATCH) this.#background_(this.#discard());
+    else
+      this.#discardTimer ??= setTimeout(() => {
+        this.#discardTimer = undefined;
+        this.#background_(this.#discard());
+      }, DISCARD_AFTER_MS);
+  }
+
+  async #discard(): Promise<void> {
+    const jobIds = this.#discards.splice(0);
+    await this.#options.queue.discard(jobIds);
+  }
+
+  #every(intervalMs: number, work: () => Promise<void>): void {
+    let busy = false;
+    this.#intervals.push(
+      setInterval(() => {
+        if (busy) return;
+        busy = true;
+        this.#background_(work().finally(() => (busy = false)));
+      }, intervalMs),
+    );
+  }
+
+  /** Work nobody awaits: trouble is logged, and the sweep comes round again. */
+  #background_(work: Promise<unknown>): void {
+    const watched = work
+      .catch((error: unknown) =>
+        this.#options.log.warn({ error: toStoredError(error) }, 'engine work failed, will be retried'),
+      )
+      .finally(() => this.#background.delete(watched));
+    this.#background.add(watched);
+  }
+}
+
+interface ProcessIdentity {
+  readonly hostKey: string | null;
+  readonly pidStarted: string | null;
+}
+
+/**
+ * Boot id with pid namespace, and when this pid started: what proves another worker's process dead. Nulls where the system
+ * does not tell (Windows): then the lease decides alone.
+ */
+async function processIdentity(): Promise<ProcessIdentity> {
+  try {
+    if (process.platform === 'linux') {
+      const boot = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+      const namespace = await readlink('/proc/self/ns/pid');
+      return { hostKey: `${boot} ${namespace}`, pidStarted: (await pidStarted(process.pid)) ?? null };
+    }
+    if (process.platform === 'darwin') {
+      const { stdout } = await promisify(execFile)('sysctl', ['-n', 'kern.bootsessionuuid']);
+      return { hostKey: stdout.trim() || null, pidStarted: (await pidStarted(process.pid)) ?? null };
+    }
+  } catch {
+    // Unknown is safe: the lease decides.
+  }
+  return { hostKey: null, pidStarted: null };
+}
+
+/** When the process with this pid started, as the system writes it; undefined when there is no such process. */
+async function pidStarted(pid: number): Promise<string | undefined> {
+  if (process.platform === 'linux') {
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+    // Field 22; the command name (field 2) may hold spaces and ends at the last parenthesis. proc(5).
+    const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
+    // A zombie holds nothing any more.
+    return fields?.[0] === 'Z' ? undefined : fields?.[19];
+  }
+  const { stdout } = await promisify(execFile)('ps', ['-o', 'lstart=', '-p', String(pid)]).catch(() => ({
+    stdout: '',
+  }));
+  return stdout.trim() || undefined;
+}
+
+/** Ends the leases of workers whose process on this very host is provably gone, so that a restart does not wait for them. */
+async function releaseDeadNeighbours(database: Database, identity: ProcessIdentity): Promise<void> {
+  if (identity.hostKey === null) return;
+  const { rows } = await database.query<{ worker_id: string; pid: number; pid_started: string | null }>({
+    text: 'select worker_id, pid, pid_started from workers where host_key = $1 and lease_until > db_now()',
+    values: [identity.hostKey],
+  });
+  for (const row of rows) {
+    if (row.pid_started === null || (await pidStarted(row.pid)) === row.pid_started) continue;
+    await database.query({
+      text: 'update workers set lease_until = db_now() where worker_id = $1',
+      values: [row.worker_id],
+    });
+  }
+}

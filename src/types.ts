@@ -1,0 +1,531 @@
+/**
+ * The nouns and ports every room shares. No behaviour, no imports but types.
+ *
+ * Words mean what docs/glossary.md says. A port is an interface one room calls and a later room implements:
+ * agents call `Step` (implemented by jobs/engine), jobs call `Messenger` (implemented by bot).
+ */
+
+/** Anything JSON can hold. What is stored, hashed or sent is always of this type. */
+export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
+export type JsonObject = { readonly [key: string]: Json };
+
+/** Slack's team id, or the enterprise id for an org-wide installation. First in every key. */
+export type WorkspaceId = string;
+
+/** A person is always a pair: user ids are unique only within their team. */
+export interface Person {
+  readonly teamId: string;
+  readonly userId: string;
+}
+
+/**
+ * What Slack says of a person at the moment of the look-up. Read outside any transaction, right before the decision
+ * that depends on it; `known: false` means that Slack could not tell, and then nothing is granted.
+ */
+export interface PersonFacts extends Person {
+  readonly known: boolean;
+  readonly isBot: boolean;
+  /** Single- or multi-channel guest (`is_restricted`, `is_ultra_restricted`). */
+  readonly isGuest: boolean;
+  /** From another workspace (`is_stranger`, or another home team). */
+  readonly isExternal: boolean;
+  readonly isDeactivated: boolean;
+}
+
+/** Where a task's conversation lives in Slack. `threadTs` is the ts of the message that asked. */
+export interface Thread {
+  readonly channelId: string;
+  readonly threadTs: string;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Database
+// ---------------------------------------------------------------------------------------------------------------
+
+export interface Statement {
+  readonly text: string;
+  readonly values?: readonly unknown[];
+  /** A name makes the statement prepared once per connection: for hot statements only. */
+  readonly name?: string;
+}
+
+/** Something statements can be sent to: a pool (each statement its own transaction) or an open transaction. */
+export interface Queryable {
+  query<Row extends object>(statement: Statement): Promise<{ rows: Row[]; rowCount: number }>;
+}
+
+/** An open transaction. Commit and rollback belong to whoever opened it. */
+export interface Tx extends Queryable {
+  /** Runs after the commit, never after a rollback. For wake-ups inside this process; must not throw. */
+  afterCommit(callback: () => void): void;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Runs and steps
+// ---------------------------------------------------------------------------------------------------------------
+
+export interface RunRef {
+  readonly workspaceId: WorkspaceId;
+  readonly runId: string;
+}
+
+export const RUN_STATUSES = [
+  'queued',
+  'running',
+  'waiting',
+  'paused',
+  'cancelling',
+  'completed',
+  'failed',
+  'cancelled',
+  'parked',
+] as const;
+export type RunStatus = (typeof RUN_STATUSES)[number];
+
+/** What the body of a step is given. */
+export interface StepContext {
+  /** Fires when the run is cancelled, the attempt is fenced, the step times out or the process drains. */
+  readonly signal: AbortSignal;
+  /** 1 on the first try of this step; counts retries that were recorded, across attempts of the run. */
+  readonly tryNumber: number;
+  /** The same for every try of this step of this run: hand it to providers that deduplicate. */
+  readonly idempotencyKey: string;
+  /**
+   * Opens a transaction that holds the fence: it commits only while this attempt owns the run, throws FENCED
+   * otherwise. For state that must be on disk before the step's result is.
+   */
+  fenced<T>(body: (tx: Tx) => Promise<T>): Promise<T>;
+}
+
+export interface StepOptions {
+  /** Most tries, the first included. Default `5`. Only retryable errors are tried again. */
+  readonly maxTries?: number;
+  /** First wait between tries, doubled each time with jitter, at most 15 minutes. Default `1000`. */
+  readonly backoffMs?: number;
+  /** Bound on one try. Default `120_000`. The step's signal fires and the try counts as STEP_TIMEOUT. */
+  readonly timeoutMs?: number;
+  /** What the step depends on. Its hash is kept; a replay with another input parks the run. */
+  readonly input?: Json;
+}
+
+/** How a wait ended; stored with the wait, never inferred. */
+export type WaitOutcome =
+  | { readonly outcome: 'event'; readonly payload: Json }
+  | { readonly outcome: 'timeout' }
+  | { readonly outcome: 'cancelled' };
+
+/**
+ * The primitives. A workflow body awaits only these; clock, ids and randomness come from here. The body restarts from
+ * the top after every wait and crash; finished steps return their stored result.
+ * Names must be unique among the steps in flight in one branch (else STEP_NAME_AMBIGUOUS); used one after another, the
+ * same name counts occurrences.
+ */
+export interface Step {
+  readonly runRef: RunRef;
+  /**
+   * Runs `body` and journals its result once. Resolves only after the row is committed. The body may run again after a
+   * crash before that commit, so it must be repeatable. Throws the stored error when tries are used up or the error
+   * is terminal. The result comes back as JSON would carry it, on the first run as on every replay.
+   */
+  run<T>(name: string, body: (context: StepContext) => Promise<T>, options?: StepOptions): Promise<T>;
+  /**
+   * Runs `body` in the transaction that journals its result: exactly once, with no outside call inside.
+   */
+  transact<T>(name: string, body: (tx: Tx) => Promise<T>, options?: Pick<StepOptions, 'input'>): Promise<T>;
+  /**
+   * Waits for the event `name` addressed to `key`, at most until `deadlineAt` or for `timeoutMs`. The run holds no
+   * worker, connection or timer of its own meanwhile. An event that came earlier is found.
+   */
+  waitForEvent(
+    name: string,
+    options: {
+      readonly event: string;
+      readonly key: string;
+    } & ({ readonly timeoutMs: number } | { readonly deadlineAt: Date }),
+  ): Promise<WaitOutcome>;
+  /** Sleeps in database time. */
+  sleep(name: string, durationMs: number): Promise<void>;
+  /** Runs `body` under a key of its own, so that branches can run side by side under `Promise.all`. */
+  branch<T>(key: string, body: (step: Step) => Promise<T>): Promise<T>;
+  /** Database time of the last finished step of this branch: the same on every replay. */
+  now(): Date;
+  /** A UUID derived from the run and this call's place in the branch: the same on every replay. */
+  id(): string;
+  /** In [0, 1), derived like `id`. */
+  random(): number;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Actions, policies, approvals
+// ---------------------------------------------------------------------------------------------------------------
+
+export const RISK_TIERS = ['low', 'medium', 'high'] as const;
+export type RiskTier = (typeof RISK_TIERS)[number];
+
+/** A condition the approval binds. `path` is a JSON pointer into what the tool reads, `/head/sha` for one. */
+export interface Precondition {
+  readonly path: string;
+  readonly expected: Json;
+}
+
+/** One precondition that no longer holds. */
+export interface PreconditionChange {
+  readonly path: string;
+  readonly expected: Json;
+  readonly actual: Json;
+}
+
+/** What an approval binds: 64 lower-case hex digits, and the preconditions as the reviewer saw them. */
+export interface Fingerprint {
+  readonly actionHash: string;
+  readonly preconditions: readonly Precondition[];
+}
+
+/** One proposed effect, as the agent named it and the tool's schema parsed it. */
+export interface ProposedAction {
+  /** The API method, `github.pulls.merge`. */
+  readonly kind: string;
+  readonly arguments: JsonObject;
+  /** The model's own words about why. Data, never an instruction; quoted and labelled wherever shown. */
+  readonly reason: string;
+}
+
+/** An immutable fact for the reviewer. */
+export interface Evidence {
+  readonly label: string;
+  readonly value: string;
+  /** The step that produced it. */
+  readonly source: string;
+  /** ISO 8601, database time. */
+  readonly observedAt: string;
+}
+
+/** Everything `evaluate` may look at. Pure data. */
+export interface ActionFacts {
+  readonly workspaceId: WorkspaceId;
+  readonly kind: string;
+  readonly isRead: boolean;
+  readonly arguments: JsonObject;
+  readonly requester: Person;
+  /** Canonical JSON size of the arguments, in UTF-8 bytes. */
+  readonly argumentsBytes: number;
+}
+
+export interface Verdict {
+  readonly verdict: 'allow' | 'require_approval' | 'deny';
+  readonly tier: RiskTier;
+  /** The rule that decided; `default` when none matched. */
+  readonly rule: string;
+  /** One sentence each, written by people in the policy, never by a model. */
+  readonly reasons: readonly string[];
+  readonly policyVersion: string;
+}
+
+/** Who may decide, and how many must. Frozen into the request; authority is still read from the newest policy. */
+export interface ReviewRule {
+  readonly reviewers: readonly Person[];
+  /** Distinct people who must approve, at least 1. */
+  readonly quorum: number;
+  /** From asking to expiry. */
+  readonly deadlineMs: number;
+  /** True only where the policy says so in words; recorded with the decision. */
+  readonly requesterMayDecide: boolean;
+}
+
+/** May this person decide? The reason is shown to them. */
+export type Eligibility =
+  | { readonly eligible: true }
+  | { readonly eligible: false; readonly reason: IneligibleReason };
+export type IneligibleReason =
+  | 'requester'
+  | 'not_a_reviewer'
+  | 'guest'
+  | 'external'
+  | 'bot'
+  | 'deactivated'
+  | 'unknown_person';
+
+/** The judging half of a policy version. Pure: same input, same answer. */
+export interface Policy {
+  /** Shown on cards and stored with every verdict. Changes whenever the content does. */
+  readonly version: string;
+  /** Total: an error while judging is a deny. */
+  evaluate(facts: ActionFacts): Verdict;
+  reviewRule(facts: ActionFacts, verdict: Verdict): ReviewRule;
+  eligibility(facts: PersonFacts, rule: ReviewRule, requester: Person): Eligibility;
+  /** May this person give tasks at all? */
+  mayRequest(facts: PersonFacts): boolean;
+}
+
+export const REQUEST_STATUSES = [
+  'pending',
+  'approved',
+  'rejected',
+  'changes_requested',
+  'expired',
+  'withdrawn',
+  'superseded',
+  'revoked',
+] as const;
+export type RequestStatus = (typeof REQUEST_STATUSES)[number];
+
+export const ACTION_STATUSES = [
+  'proposed',
+  'denied',
+  'permitted',
+  'awaiting',
+  'closed',
+  'executing',
+  'done',
+  'failed',
+  'unknown',
+] as const;
+export type ActionStatus = (typeof ACTION_STATUSES)[number];
+
+/** Legal transitions; the migrations hold the same list as checks, and a test compares the two. */
+export const RUN_TRANSITIONS: Readonly<Record<RunStatus, readonly RunStatus[]>> = {
+  queued: ['running', 'paused', 'cancelling', 'cancelled', 'parked'],
+  running: ['queued', 'waiting', 'paused', 'cancelling', 'completed', 'failed', 'cancelled', 'parked'],
+  waiting: ['queued', 'paused', 'cancelling', 'cancelled'],
+  paused: ['queued', 'cancelling', 'cancelled'],
+  cancelling: ['cancelled'],
+  completed: [],
+  failed: ['queued'],
+  cancelled: [],
+  parked: ['queued', 'cancelling', 'cancelled'],
+};
+export const REQUEST_TRANSITIONS: Readonly<Record<RequestStatus, readonly RequestStatus[]>> = {
+  pending: ['approved', 'rejected', 'changes_requested', 'expired', 'withdrawn', 'superseded'],
+  approved: ['revoked', 'superseded', 'withdrawn', 'expired'],
+  rejected: [],
+  changes_requested: [],
+  expired: [],
+  withdrawn: [],
+  superseded: [],
+  revoked: [],
+};
+export const ACTION_TRANSITIONS: Readonly<Record<ActionStatus, readonly ActionStatus[]>> = {
+  proposed: ['denied', 'permitted', 'awaiting'],
+  denied: [],
+  permitted: ['executing', 'closed'],
+  awaiting: ['permitted', 'closed'],
+  closed: [],
+  executing: ['done', 'failed', 'unknown'],
+  done: [],
+  failed: [],
+  unknown: ['done', 'failed'],
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Tools
+// ---------------------------------------------------------------------------------------------------------------
+
+/** What an outside service answered to an effect: ids and addresses, no secrets. */
+export type Receipt = JsonObject;
+
+/**
+ * What happens when nobody knows whether a call went through:
+ * `keyed`: the provider deduplicates, repeat with the same key · `checkable`: look first, act only if absent ·
+ * `blind`: the outcome is unknown and a person decides.
+ */
+export type EffectClass = 'keyed' | 'checkable' | 'blind';
+
+/** A look at the target of an action: what must still hold, and what a reviewer should read. */
+export interface TargetView {
+  readonly preconditions: readonly Precondition[];
+  /** Neutral words for the card, built by code from the arguments and the target. No markup. */
+  readonly title: string;
+  /** Short facts under the title, each a label and a value. Values may hold outside text: escape, never trust. */
+  readonly facts: readonly { readonly label: string; readonly value: string }[];
+  /** Longer text for Details (a diff, a body), outside text. */
+  readonly body?: string;
+}
+
+export type Reconciliation =
+  | { readonly outcome: 'applied'; readonly receipt: Receipt }
+  | { readonly outcome: 'absent' }
+  | { readonly outcome: 'unknowable' };
+
+/** `fetch` as the egress hands it out: reads only, or bound to a live permit. */
+export type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
+
+export interface ReadContext {
+  readonly fetch: Fetch;
+  readonly signal: AbortSignal;
+}
+
+export interface WriteContext extends ReadContext {
+  readonly idempotencyKey: string;
+}
+
+/** A tool that only looks. Runs inside the agent's loop; needs no verdict. */
+export interface ReadTool {
+  readonly access: 'read';
+  readonly kind: string;
+  readonly version: number;
+  /** For the model. */
+  readonly description: string;
+  /** JSON Schema of the input, for the model. */
+  readonly inputSchema: JsonObject;
+  /** Throws TOOL_INPUT_INVALID naming the field. */
+  parse(input: unknown): JsonObject;
+  /** Throws TOOL_FAILED (retryable) or TOOL_REFUSED (terminal). */
+  read(input: JsonObject, context: ReadContext): Promise<Json>;
+}
+
+/** A tool whose calls are proposed actions. Only the executor calls `execute`. */
+export interface WriteTool {
+  readonly access: 'write';
+  readonly kind: string;
+  readonly version: number;
+  readonly description: string;
+  readonly inputSchema: JsonObject;
+  readonly effectClass: EffectClass;
+  /** Bound on one call to the provider. After it and the lease have passed, no late effect is expected. */
+  readonly requestTimeoutMs: number;
+  /** Name of the credential the call uses, as reviewers know it: never the secret. */
+  readonly credential: string;
+  parse(input: unknown): JsonObject;
+  /** Looks at what the action would touch. Reads only. */
+  target(input: JsonObject, context: ReadContext): Promise<TargetView>;
+  /**
+   * Carries the action out once, handing the preconditions to the provider's compare-and-set where it has one.
+   * Throws PRECONDITION_CHANGED when the provider refused the compare, TOOL_REFUSED when it surely did not happen,
+   * TOOL_FAILED when nobody can tell.
+   */
+  execute(input: JsonObject, preconditions: readonly Precondition[], context: WriteContext): Promise<Receipt>;
+  /** Looks whether an earlier call went through. Reads only. */
+  reconcile(
+    input: JsonObject,
+    preconditions: readonly Precondition[],
+    context: ReadContext,
+  ): Promise<Reconciliation>;
+  /** One line for the thread once done: "Merged pull request 1 as 9a1b…". */
+  describeReceipt(input: JsonObject, receipt: Receipt): string;
+}
+
+export type Tool = ReadTool | WriteTool;
+
+// ---------------------------------------------------------------------------------------------------------------
+// What people see. Views are facts from committed state; bot turns them into Block Kit, escaped and measured.
+// ---------------------------------------------------------------------------------------------------------------
+
+/** The state of one approval request, enough to draw its card or its Details in any state. */
+export interface ApprovalView {
+  readonly deploymentId: string;
+  readonly requestId: string;
+  readonly status: RequestStatus;
+  readonly actionStatus: ActionStatus;
+  readonly tier: RiskTier;
+  readonly kind: string;
+  readonly title: string;
+  readonly facts: readonly { readonly label: string; readonly value: string }[];
+  readonly body: string | null;
+  readonly arguments: JsonObject;
+  readonly preconditions: readonly Precondition[];
+  readonly preconditionsSeenAt: string;
+  readonly actionHash: string;
+  readonly evidence: readonly Evidence[];
+  readonly rule: string;
+  readonly reasons: readonly string[];
+  readonly policyVersion: string;
+  readonly agent: { readonly name: string; readonly version: string; readonly modelLabel: string };
+  readonly agentReason: string;
+  readonly requester: Person;
+  readonly reviewers: readonly Person[];
+  readonly quorum: number;
+  readonly deadlineAt: string;
+  readonly createdAt: string;
+  readonly decisions: readonly {
+    readonly person: Person;
+    readonly decision: 'approve' | 'reject' | 'request_changes' | 'revoke' | 'withdraw';
+    readonly reason: string | null;
+    readonly decidedAt: string;
+  }[];
+  /** Set when superseded: what changed since the reviewer looked. */
+  readonly changes: readonly PreconditionChange[];
+  readonly receiptLine: string | null;
+  readonly failure: string | null;
+  readonly finishedAt: string | null;
+}
+
+/** The state of one task, enough to draw its status message. */
+export interface TaskView {
+  readonly taskId: string;
+  readonly objective: string;
+  readonly requester: Person;
+  readonly runStatus: RunStatus;
+  /** Plain words about what happened, oldest first, written by code. */
+  readonly progress: readonly string[];
+  /** The agent's closing words. Model text: label, escape. */
+  readonly agentSummary: string | null;
+  readonly agent: { readonly name: string; readonly version: string; readonly modelLabel: string };
+  readonly costUsd: number;
+  readonly startedAt: string;
+  readonly finishedAt: string | null;
+}
+
+/** Why a click or a request was not taken up; the words are bot's. */
+export type NoteReason =
+  | { readonly kind: 'ineligible'; readonly reason: IneligibleReason; readonly reviewers: readonly Person[] }
+  | {
+      readonly kind: 'already_decided';
+      readonly status: RequestStatus;
+      readonly by: Person | null;
+      readonly at: string | null;
+    }
+  | { readonly kind: 'already_counted'; readonly at: string }
+  | { readonly kind: 'expired' }
+  | { readonly kind: 'replaced' }
+  | { readonly kind: 'not_found' }
+  | { readonly kind: 'other_deployment' }
+  | { readonly kind: 'read_details_first' }
+  | { readonly kind: 'modal_expired' }
+  | { readonly kind: 'may_not_request' }
+  | { readonly kind: 'empty_request' };
+
+/** One message the product owes somebody. Rendered from the newest committed state when it is sent. */
+export type MessageView =
+  | { readonly kind: 'approval'; readonly approval: ApprovalView }
+  | { readonly kind: 'task'; readonly task: TaskView }
+  | { readonly kind: 'note'; readonly note: NoteReason }
+  | { readonly kind: 'receipt'; readonly line: string; readonly approvedBy: readonly Person[] };
+
+export type DeliveryTarget =
+  | { readonly to: 'thread'; readonly thread: Thread }
+  | { readonly to: 'channel'; readonly channelId: string }
+  /** Only this person sees it, in this channel (and thread, when given). */
+  | {
+      readonly to: 'person';
+      readonly channelId: string;
+      readonly threadTs: string | null;
+      readonly userId: string;
+    };
+
+/**
+ * Slack as jobs see it. Implemented by bot. Every method throws DELIVERY_FAILED (retryable, with `retryAfterMs` when
+ * Slack said) or DELIVERY_REFUSED (terminal); none retries by itself.
+ */
+export interface Messenger {
+  /** Posts once and returns the ts (null for a private note). `deliveryId` goes into the message metadata. */
+  post(
+    workspaceId: WorkspaceId,
+    deliveryId: string,
+    target: DeliveryTarget,
+    view: MessageView,
+  ): Promise<string | null>;
+  /** Finds an earlier post of this delivery by its metadata: its ts, or null. */
+  find(workspaceId: WorkspaceId, deliveryId: string, target: DeliveryTarget): Promise<string | null>;
+  /** Redraws a posted message. Repeatable. */
+  update(
+    workspaceId: WorkspaceId,
+    deliveryId: string,
+    channelId: string,
+    ts: string,
+    view: MessageView,
+  ): Promise<void>;
+  /** Adds a reaction; already there is success. */
+  react(workspaceId: WorkspaceId, channelId: string, ts: string, name: string): Promise<void>;
+  /** Looks a person up; never throws for an unknown person (`known: false`). */
+  person(workspaceId: WorkspaceId, person: Person): Promise<PersonFacts>;
+}
