@@ -1,8 +1,15 @@
 -- The ledger: who, what, when, why, on whose word.
 --
 -- Entries chain per subject (run, agent, policy, schedule, workspace) inside the transaction of what they record, gap-free:
--- `hash` covers the previous hash and the exact stored `body`. `body` holds ids and salted commitments only; the words
+-- `hash` covers the previous hash, the entry's own columns and the exact stored `body` (see ledger_hash). `body` holds ids and salted commitments only; the words
 -- stand in ledger_words and can be erased while the chain stays valid. One sealer orders entries globally into seals.
+
+-- Format 1: SHA-256 over the previous hash and eight lines; src/jobs/ledger.ts computes the same when it verifies.
+create function ledger_hash(prev_hash bytea, workspace_id text, subject_kind text, subject_id text, subject_seq bigint,
+    entry_id uuid, entry_kind text, created_at timestamptz, body text) returns bytea language sql immutable as $$
+  select sha256(prev_hash || convert_to(concat_ws(e'\n', workspace_id, subject_kind, subject_id, subject_seq::text,
+    entry_id::text, entry_kind, floor(extract(epoch from created_at) * 1000000)::bigint::text, body), 'UTF8'))
+$$;
 
 -- The head of each chain: the row every writer of one subject locks, last in the lock order.
 create table ledger_subjects (
@@ -11,6 +18,8 @@ create table ledger_subjects (
   subject_id text not null,
   last_seq bigint not null,
   last_hash bytea not null,
+  -- The hash before the last one: what the newest entry was chained to.
+  prev_hash bytea not null,
   primary key (workspace_id, subject_kind, subject_id)
 );
 grant select, insert, update on ledger_subjects to @app_role@;

@@ -29,7 +29,7 @@ grant select, insert on policy_activations to @app_role@;
 create table agent_versions (
   workspace_id text not null references workspaces,
   agent_name text not null,
-  agent_version integer not null check (agent_version > 0),
+  agent_version text not null,
   owner text not null,
   content json not null,
   created_at timestamptz not null default db_now(),

@@ -5,6 +5,7 @@
  * Invariant: each verb that takes a `tx` does all its work in it (state, ledger entry, wake-up, what Slack is owed),
  * so that the inbox row can be marked handled in the same transaction.
  */
+import { randomUUIDv7 } from 'node:crypto';
 import type {
   ApprovalView,
   DeliveryTarget,
@@ -12,9 +13,18 @@ import type {
   NoteReason,
   PersonFacts,
   Thread,
+  Tool,
   Tx,
   WorkspaceId,
 } from '../types.ts';
+import { readApproval } from './approval-view.ts';
+import { decide, detailsOpened, hasOpenedDetails } from './approvals.ts';
+import type { PolicyInForce } from './definitions.ts';
+import { owe, oweNote, PRIORITY } from './deliveries.ts';
+import type { Database } from './engine/db.ts';
+import type { Engine } from './engine/engine.ts';
+import { appendEntry } from './ledger.ts';
+import { insertTask } from './tasks.ts';
 
 /** A stored inbound request, as the inbox worker hands it to the bot. */
 export interface InboxRow {
@@ -69,4 +79,85 @@ export interface Desk {
   detailsOpened(tx: Tx, workspaceId: WorkspaceId, requestId: string, person: PersonFacts): Promise<void>;
   /** Owes one person a private explanation. */
   note(tx: Tx, workspaceId: WorkspaceId, target: DeliveryTarget, note: NoteReason): Promise<void>;
+}
+
+export interface DeskOptions {
+  readonly database: Database;
+  readonly engine: Engine;
+  readonly policyOf: PolicyInForce;
+  readonly deploymentId: string;
+  readonly tools: readonly Tool[];
+}
+
+/** The workflow a mention starts. */
+const TASK_WORKFLOW = 'handle-task';
+/** Longer requests are cut by nobody silently: what Slack takes in one message fits (40,000 characters). */
+const MAX_OBJECTIVE = 40_000;
+
+export function createDesk(options: DeskOptions): Desk {
+  const { database, engine, policyOf, deploymentId, tools } = options;
+  return {
+    async requestTask(tx, asked) {
+      const { workspaceId, requester, thread } = asked;
+      const policy = await policyOf(tx, workspaceId);
+      if (!policy.mayRequest(requester))
+        return oweNote(
+          tx,
+          workspaceId,
+          { to: 'person', channelId: thread.channelId, threadTs: null, userId: requester.userId },
+          { kind: 'may_not_request' },
+        );
+      const person = { teamId: requester.teamId, userId: requester.userId };
+      const taskId = randomUUIDv7();
+      // The message is the key: its twin, and a redelivery under another event id, find the run there.
+      const run = await engine.start(tx, {
+        workspaceId,
+        workflowName: TASK_WORKFLOW,
+        input: { taskId },
+        origin: 'slack',
+        runKey: `message:${thread.channelId}:${asked.messageTs}`,
+        owner: person,
+        audience: thread.channelId,
+      });
+      const objective = asked.text.slice(0, MAX_OBJECTIVE);
+      const task = { ...run, taskId, objective, requester: person, thread, messageTs: asked.messageTs };
+      if (!(await insertTask(tx, task))) return;
+      await owe(tx, {
+        workspaceId,
+        viewKind: 'reaction',
+        content: { name: 'eyes', ts: asked.messageTs },
+        target: { to: 'channel', channelId: thread.channelId },
+        priority: PRIORITY.decision,
+      });
+      await owe(tx, {
+        workspaceId,
+        viewKind: 'task',
+        subjectId: taskId,
+        target: { to: 'thread', thread },
+        priority: PRIORITY.progress,
+      });
+      await appendEntry(tx, {
+        workspaceId,
+        subjectKind: 'run',
+        subjectId: run.runId,
+        kind: 'task.accepted',
+        facts: {
+          taskId,
+          requester: `${person.teamId}/${person.userId}`,
+          owner: `${person.teamId}/${person.userId}`,
+          channel: thread.channelId,
+          message: asked.messageTs,
+          origin: 'slack',
+        },
+        words: { objective },
+      });
+    },
+
+    decide: (tx, asked) => decide(tx, { engine, policyOf, deploymentId }, asked),
+    approval: (workspaceId, requestId) => readApproval(database, workspaceId, requestId, deploymentId, tools),
+    hasOpenedDetails: (workspaceId, requestId, person) =>
+      hasOpenedDetails(database, workspaceId, requestId, person),
+    detailsOpened,
+    note: oweNote,
+  };
 }

@@ -10,7 +10,7 @@ import { createLogger } from '../../src/log.ts';
 import { TEMPLATE, withDatabase } from './global-setup.ts';
 
 export const WORKSPACE = 'T0LOCAL';
-export const testLog = createLogger({ level: process.env['TEST_LOG'] ?? 'silent' });
+export const testLog = createLogger({ level: process.env.TEST_LOG ?? 'silent' });
 
 export interface TestDatabase {
   readonly adminUrl: string;

@@ -1,0 +1,53 @@
+/** Reads the check runs of a commit. */
+import { z } from 'zod';
+import type { ReadTool } from '../../types.ts';
+import {
+  askGitHub,
+  type GitHubAccess,
+  inputSchemaOf,
+  ownerSchema,
+  parseAnswer,
+  parseInput,
+  refSchema,
+  repoSchema,
+} from './github.ts';
+
+/** One page, GitHub's largest. `total_count` tells when there are more. */
+const PAGE_SIZE = 100;
+
+const inputSchema = z.strictObject({
+  owner: ownerSchema,
+  repo: repoSchema,
+  ref: refSchema.describe(
+    "Commit, branch or tag; for a pull request its head sha, so that it is that commit's.",
+  ),
+});
+
+const answerSchema = z.looseObject({
+  total_count: z.int(),
+  check_runs: z.array(
+    z.looseObject({ name: z.string(), status: z.string(), conclusion: z.string().nullable() }),
+  ),
+});
+
+export function githubChecksListForRef(access: GitHubAccess): ReadTool {
+  return {
+    access: 'read',
+    kind: 'github.checks.listForRef',
+    version: 1,
+    description: `Lists the check runs of a commit with status and conclusion, at most ${PAGE_SIZE}; total_count says how many there are.`,
+    inputSchema: inputSchemaOf(inputSchema),
+    parse: (input) => parseInput(inputSchema, input),
+    async read(input, context) {
+      const { owner, repo, ref } = parseInput(inputSchema, input);
+      const data = await askGitHub(access, context, (client) =>
+        client.rest.checks.listForRef({ owner, repo, ref, per_page: PAGE_SIZE }),
+      );
+      const { total_count, check_runs } = parseAnswer(answerSchema, data);
+      return {
+        total_count,
+        check_runs: check_runs.map(({ name, status, conclusion }) => ({ name, status, conclusion })),
+      };
+    },
+  };
+}

@@ -1,0 +1,229 @@
+/**
+ * Merges one pull request: the only write so far.
+ *
+ * Invariant: what is merged is the head commit that was approved. GitHub compares it itself (`sha` of the merge
+ * call); base branch and state it cannot compare, so the executor looks at them right before.
+ */
+import { z } from 'zod';
+import { CountersignError, hasCode } from '../../errors.ts';
+import type { Json, Precondition, ReadContext, Reconciliation, WriteTool } from '../../types.ts';
+import {
+  askGitHub,
+  type Comparison,
+  comparisonSchema,
+  GITHUB_TIMEOUT_MS,
+  type GitHubAccess,
+  httpFailure,
+  inputSchemaOf,
+  isRateLimited,
+  ownerSchema,
+  type Pull,
+  parseAnswer,
+  parseInput,
+  pullNumberSchema,
+  pullSchema,
+  readRetryAfterMs,
+  repoSchema,
+  shaSchema,
+} from './github.ts';
+
+const inputSchema = z.strictObject({
+  owner: ownerSchema,
+  repo: repoSchema,
+  pull_number: pullNumberSchema,
+  merge_method: z
+    .enum(['merge', 'squash', 'rebase'])
+    .default('merge')
+    .describe('How to merge. Default merge.'),
+});
+type MergeInput = z.infer<typeof inputSchema>;
+
+const mergedSchema = z.looseObject({ merged: z.literal(true), sha: shaSchema });
+
+/** GitHub lists no more files than this in a comparison. */
+const MAX_LISTED_FILES = 300;
+
+export function githubPullsMerge(access: GitHubAccess): WriteTool {
+  const readPull = async (input: MergeInput, context: ReadContext): Promise<Pull> => {
+    const { owner, repo, pull_number } = input;
+    const data = await askGitHub(access, context, (client) =>
+      client.rest.pulls.get({ owner, repo, pull_number }),
+    );
+    return parseAnswer(pullSchema, data);
+  };
+
+  return {
+    access: 'write',
+    kind: 'github.pulls.merge',
+    version: 1,
+    description:
+      'Proposes to merge one pull request into its base branch. A person decides; exactly the head commit they saw is merged. Read the pull request, its diff and its checks first.',
+    inputSchema: inputSchemaOf(inputSchema),
+    effectClass: 'checkable',
+    requestTimeoutMs: GITHUB_TIMEOUT_MS,
+    credential: access.credential,
+    parse: (input) => parseInput(inputSchema, input),
+
+    async target(raw, context) {
+      const input = parseInput(inputSchema, raw);
+      const pull = await readPull(input, context);
+      const { owner, repo } = input;
+      // By commit, not by name: a branch that moves between the two reads must not show another diff.
+      const basehead = `${pull.base.sha}...${pull.head.sha}`;
+      const data = await askGitHub(access, context, (client) =>
+        client.rest.repos.compareCommitsWithBasehead({ owner, repo, basehead }),
+      );
+      const comparison = parseAnswer(comparisonSchema, data);
+      return {
+        preconditions: preconditionsOf(pull),
+        title: `merge pull request ${pull.number} into ${pull.base.ref}`,
+        facts: factsOf(input, pull, comparison),
+        body: diffText(comparison, pull),
+      };
+    },
+
+    async execute(raw, preconditions, context) {
+      const input = parseInput(inputSchema, raw);
+      const { owner, repo, pull_number, merge_method } = input;
+      const sha = approvedHead(preconditions);
+      if (sha === null)
+        throw new CountersignError('TOOL_REFUSED', 'No head commit was approved; nothing was merged.');
+
+      let data: unknown;
+      try {
+        data = await askGitHub(access, context, (client) =>
+          client.rest.pulls.merge({ owner, repo, pull_number, merge_method, sha }),
+        );
+      } catch (error) {
+        throw await mergeError(error, () => readPull(input, context), preconditions);
+      }
+      const merged = mergedSchema.safeParse(data);
+      if (!merged.success)
+        throw new CountersignError('TOOL_FAILED', 'GitHub answered a merge without saying that it merged.');
+      return { merged: true, sha: merged.data.sha, head_sha: sha };
+    },
+
+    async reconcile(raw, preconditions, context): Promise<Reconciliation> {
+      const pull = await readPull(parseInput(inputSchema, raw), context);
+      const head = approvedHead(preconditions);
+      if (pull.state === 'open' && !pull.merged) return { outcome: 'absent' };
+      const asApproved = head !== null && drift(preconditions, pull, ['/state']).length === 0;
+      if (!pull.merged || !asApproved || pull.merge_commit_sha === null) return { outcome: 'unknowable' };
+      return {
+        outcome: 'applied',
+        receipt: { merged: true, sha: pull.merge_commit_sha, head_sha: head },
+      };
+    },
+
+    describeReceipt(raw, receipt) {
+      const { pull_number } = parseInput(inputSchema, raw);
+      const sha = shaSchema.safeParse(receipt.sha);
+      return sha.success
+        ? `Merged pull request ${pull_number} as ${sha.data.slice(0, 12)}.`
+        : `Merged pull request ${pull_number}.`;
+    },
+  };
+}
+
+/** Only what changes the meaning of "merge this": the commit, where it goes, and that it is still to be merged. */
+function preconditionsOf(pull: Pull): Precondition[] {
+  return [
+    { path: '/state', expected: pull.state },
+    { path: '/head/sha', expected: pull.head.sha },
+    { path: '/base/ref', expected: pull.base.ref },
+  ];
+}
+
+function approvedHead(preconditions: readonly Precondition[]): string | null {
+  const sha = shaSchema.safeParse(preconditions.find(({ path }) => path === '/head/sha')?.expected);
+  return sha.success ? sha.data : null;
+}
+
+/** The paths that no longer hold, leaving out `except`. */
+function drift(
+  preconditions: readonly Precondition[],
+  pull: Pull,
+  except: readonly string[] = [],
+): readonly string[] {
+  const now = new Map<string, Json>(preconditionsOf(pull).map(({ path, expected }) => [path, expected]));
+  return preconditions
+    .filter(({ path, expected }) => !except.includes(path) && now.get(path) !== expected)
+    .map(({ path }) => path);
+}
+
+/**
+ * 409 is GitHub's refused compare. 405 and 422 say only "not mergeable", so one more look tells whether that is
+ * because what was approved no longer stands. Any other 4xx surely merged nothing, a rate limit included, which may
+ * be tried again; everything else leaves it open.
+ */
+async function mergeError(
+  error: unknown,
+  lookAgain: () => Promise<Pull>,
+  preconditions: readonly Precondition[],
+): Promise<unknown> {
+  const failure = error instanceof CountersignError ? httpFailure(error.cause) : null;
+  if (failure === null || failure.status >= 500 || failure.status === 408) return error;
+  const words = `GitHub answered ${failure.status}: ${failure.message}`;
+  if (failure.status === 409) return new CountersignError('PRECONDITION_CHANGED', words, { cause: error });
+  if (isRateLimited(failure)) {
+    const retryAfterMs = readRetryAfterMs(failure);
+    return new CountersignError('TOOL_REFUSED', words, {
+      cause: error,
+      errorClass: 'retryable',
+      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+    });
+  }
+  if (failure.status === 405 || failure.status === 422) {
+    const changed = await lookAgain().then(
+      (pull) => drift(preconditions, pull),
+      () => [],
+    );
+    if (changed.length > 0)
+      return new CountersignError('PRECONDITION_CHANGED', `${words} (${changed.join(', ')} changed)`, {
+        cause: error,
+      });
+  }
+  return hasCode(error, 'TOOL_REFUSED')
+    ? error
+    : new CountersignError('TOOL_REFUSED', words, { cause: error });
+}
+
+function factsOf(input: MergeInput, pull: Pull, comparison: Comparison) {
+  const files = Math.max(pull.changed_files, comparison.files.length);
+  const facts = [
+    { label: 'Pull request', value: pull.title },
+    { label: 'Repository', value: `${input.owner}/${input.repo}` },
+    { label: 'Head', value: `${pull.head.ref} at ${pull.head.sha}` },
+    { label: 'Base', value: pull.base.ref },
+    {
+      label: 'Changes',
+      value: `${count(files, 'file')} (+${pull.additions} −${pull.deletions}), ${count(comparison.total_commits, 'commit')}`,
+    },
+    { label: 'Method', value: input.merge_method },
+    { label: 'Author', value: pull.user?.login ?? 'unknown' },
+  ];
+  if (pull.state !== 'open')
+    facts.push({ label: 'State', value: pull.merged ? 'already merged' : pull.state });
+  if (pull.draft) facts.push({ label: 'State', value: 'draft' });
+  if (pull.mergeable === false) facts.push({ label: 'Mergeable', value: 'no' });
+  return facts;
+}
+
+function count(number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? '' : 's'}`;
+}
+
+/** The whole diff as GitHub gives it; what it leaves out is said, because a reviewer must know what they did not see. */
+function diffText(comparison: Comparison, pull: Pull): string {
+  const parts = comparison.files.map((file) => {
+    const from = file.previous_filename === undefined ? '' : ` (was ${file.previous_filename})`;
+    const head = `${file.status} ${file.filename}${from} +${file.additions} −${file.deletions}`;
+    return `${head}\n${file.patch ?? '[no diff shown: a binary file, a mere rename, or a change too large for GitHub to show]'}`;
+  });
+  const listed = comparison.files.length;
+  if (listed < pull.changed_files || listed >= MAX_LISTED_FILES)
+    parts.unshift(
+      `[GitHub lists ${listed} of ${pull.changed_files} changed files; the rest is not shown here]`,
+    );
+  return parts.length === 0 ? '[no changed files]' : parts.join('\n\n');
+}

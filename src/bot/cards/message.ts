@@ -1,0 +1,187 @@
+/**
+ * The other messages (task, private note, receipt, the modal that asks for a reason) and `draw`, which picks the
+ * builder for a view. Pure; outside text stands in plain_text, quoted and named.
+ */
+import type { ModalView } from '@slack/types';
+import type {
+  IneligibleReason,
+  MessageView,
+  NoteReason,
+  Person,
+  RequestStatus,
+  TaskView,
+} from '../../types.ts';
+import { type ModalReference, REASON_INPUT, VIEWS, writeReference } from '../buttons.ts';
+import { cut, dateToken, LIMITS, mention, mentions, oneLine } from '../text.ts';
+import { approvalCard } from './approval.ts';
+import { type CardBlock, context, type Drawn, mrkdwn, mrkdwnElement, plain, plainElement } from './blocks.ts';
+import { agentLabel, took } from './words.ts';
+
+/** The blocks and the fallback text of any message. */
+export function draw(view: MessageView): Drawn {
+  switch (view.kind) {
+    case 'approval':
+      return approvalCard(view.approval);
+    case 'task':
+      return taskCard(view.task);
+    case 'note': {
+      const text = noteText(view.note);
+      return { blocks: [mrkdwn(text)], text };
+    }
+    case 'receipt':
+      return receipt(view);
+    default:
+      return view satisfies never;
+  }
+}
+
+const RUN_WORDS: Readonly<Record<TaskView['runStatus'], string>> = {
+  queued: '… Queued',
+  running: '▸ Working',
+  waiting: '⏸ Waiting',
+  paused: '⏸ Paused',
+  cancelling: '⊘ Stopping',
+  completed: '✓ *Done*',
+  failed: '✗ *Failed*',
+  cancelled: '⊘ *Cancelled*',
+  parked: '? *Stopped*: a person has to look at this',
+};
+
+/** Lines of progress on the message; the newest say most, the older ones are counted. */
+const PROGRESS_LINES = 12;
+
+export function taskCard(task: TaskView): Drawn {
+  const objective = plain(oneLine(task.objective), { max: 600, before: 'Task: “', after: '”' });
+  const status = RUN_WORDS[task.runStatus];
+  const blocks: CardBlock[] = [
+    objective.block,
+    context(`${status} · asked for by ${mention(task.requester)} ${dateToken(task.startedAt)}`),
+  ];
+  if (task.progress.length > 0) {
+    const newest = task.progress.slice(-PROGRESS_LINES);
+    const isOpen = task.runStatus === 'running' || task.runStatus === 'waiting';
+    const lines = newest.map(
+      (line, index) => `${isOpen && index === newest.length - 1 ? '▸' : '✓'} ${oneLine(line)}`,
+    );
+    if (newest.length < task.progress.length)
+      lines.unshift(`Showing the last ${newest.length} of ${task.progress.length} steps`);
+    blocks.push(plain(lines.join('\n'), { max: 1_500 }).block);
+  }
+  const agent = agentLabel(task.agent);
+  if (task.agentSummary !== null && task.agentSummary !== '')
+    blocks.push(
+      plain(oneLine(task.agentSummary), { max: 1_500, before: `${agent} says: “`, after: '”' }).block,
+    );
+  blocks.push({
+    type: 'context',
+    elements: [
+      plainElement(agent),
+      mrkdwnElement(`$${task.costUsd.toFixed(2)}${took(task.startedAt, task.finishedAt)}`),
+    ],
+  });
+  return { blocks, text: `${status.replaceAll('*', '')}: ${cut(oneLine(task.objective), 200).text}` };
+}
+
+export function receipt(view: { readonly line: string; readonly approvedBy: readonly Person[] }): Drawn {
+  const { block, piece } = plain(oneLine(view.line), { max: 1_500, before: '✓ ' });
+  const approved =
+    view.approvedBy.length === 0 ? 'Allowed by policy' : `Approved by ${mentions(view.approvedBy)}`;
+  return { blocks: [block, context(approved)], text: `✓ ${piece.text}` };
+}
+
+const STATUS_WORDS: Readonly<Record<RequestStatus, string>> = {
+  pending: 'still waiting',
+  approved: 'approved',
+  rejected: 'rejected',
+  changes_requested: 'sent back with a request for changes',
+  expired: 'expired',
+  withdrawn: 'withdrawn',
+  superseded: 'replaced by a newer request',
+  revoked: 'revoked',
+};
+
+/** What the author of a click or a request reads, alone: mrkdwn composed by code. */
+export function noteText(note: NoteReason): string {
+  switch (note.kind) {
+    case 'ineligible':
+      return ineligibleText(note.reason, note.reviewers);
+    case 'already_decided': {
+      const by = note.by === null ? '' : ` by ${mention(note.by)}`;
+      const at = note.at === null ? '' : ` ${dateToken(note.at)}`;
+      return `This was already ${STATUS_WORDS[note.status]}${by}${at}. Your click changed nothing.`;
+    }
+    case 'already_counted':
+      return `Your decision was already counted ${dateToken(note.at)}. One person counts once.`;
+    case 'expired':
+      return 'The deadline of this request has passed. Nothing was decided by your click.';
+    case 'replaced':
+      return 'What this card shows was replaced by a newer request. Please decide on the newer card.';
+    case 'not_found':
+      return 'This button does not lead to a request that I know. Nothing was changed.';
+    case 'other_deployment':
+      return 'This card belongs to another installation of Countersign; I cannot decide on it here.';
+    case 'read_details_first':
+      return 'Not everything fits on this card. Please open *Details* and read the rest first, then approve.';
+    case 'modal_expired':
+      return 'The window could not be opened in time, and nothing was decided. Please click again.';
+    case 'may_not_request':
+      return 'You may not give me tasks in this workspace; its policy names who may.';
+    case 'empty_request':
+      return 'Tell me what to do in the same message, naming the repository and what must be true when it is done.';
+    default:
+      return note satisfies never;
+  }
+}
+
+function ineligibleText(reason: IneligibleReason, reviewers: readonly Person[]): string {
+  const who = reviewers.length === 0 ? 'nobody at the moment' : mentions(reviewers);
+  const tail = `May decide here: ${who}. Your click changed nothing.`;
+  switch (reason) {
+    case 'requester':
+      return `You asked for this, so someone else decides. ${tail}`;
+    case 'not_a_reviewer':
+      return `You are not one of the reviewers of this. ${tail}`;
+    case 'guest':
+      return `Guests cannot decide. ${tail}`;
+    case 'external':
+      return `People from other workspaces cannot decide. ${tail}`;
+    case 'bot':
+      return `Bots cannot decide. ${tail}`;
+    case 'deactivated':
+      return `A deactivated account cannot decide. ${tail}`;
+    case 'unknown_person':
+      return `Slack could not tell me who you are, so nothing was granted. ${tail}`;
+    default:
+      return reason satisfies never;
+  }
+}
+
+/** Longest reason a person can give; it has to fit on the card. */
+const REASON_LENGTH = 500;
+
+/** Asks for an optional reason; its submission is the rejection. */
+export function rejectModal(title: string, reference: ModalReference): ModalView {
+  return {
+    type: 'modal',
+    callback_id: VIEWS.reject,
+    private_metadata: writeReference(reference),
+    title: plainElement('Reject'),
+    submit: plainElement('Reject'),
+    close: plainElement('Back'),
+    blocks: [
+      plain(oneLine(title), { max: 300 }).block,
+      {
+        type: 'input',
+        block_id: REASON_INPUT.block,
+        optional: true,
+        label: plainElement('Reason, shown on the card'),
+        element: {
+          type: 'plain_text_input',
+          action_id: REASON_INPUT.action,
+          multiline: true,
+          max_length: Math.min(REASON_LENGTH, LIMITS.sectionText),
+        },
+      },
+    ],
+  };
+}

@@ -1,0 +1,265 @@
+/**
+ * What a click or a submitted modal leads to. Looks things up and opens modals now, and hands back what has to be
+ * recorded in the transaction that marks the inbox row handled.
+ *
+ * Invariants: every click ends in something its author can see; the button only names what was seen, authority and
+ * state are the desk's to judge; Approve on a card that did not show everything first opens the rest.
+ */
+import type { ModalView } from '@slack/types';
+import type { Consequence, Desk } from '../jobs/desk.ts';
+import type { Logger } from '../log.ts';
+import type { ApprovalView, DeliveryTarget, NoteReason, Person, WorkspaceId } from '../types.ts';
+import {
+  type ButtonReference,
+  CLICKS,
+  type ModalReference,
+  REASON_INPUT,
+  readButton,
+  readModal,
+  writeReference,
+} from './buttons.ts';
+import { approvalCard } from './cards/approval.ts';
+import { context } from './cards/blocks.ts';
+import { approvalDetails } from './cards/details.ts';
+import { rejectModal } from './cards/message.ts';
+import type { BlockActions, ViewSubmission } from './inbound.ts';
+import type { SlackMessenger } from './messenger.ts';
+
+export interface ClickDeps {
+  readonly deploymentId: string;
+  readonly desk: Desk;
+  readonly messenger: Pick<SlackMessenger, 'person' | 'openView' | 'updateView'>;
+  readonly log: Logger;
+}
+
+/** Where a click came from: private notes go there. */
+interface Place {
+  readonly channelId: string;
+  readonly ts: string | null;
+  readonly threadTs: string | null;
+}
+
+const NOTHING: Consequence = async () => {};
+
+/** Throws only what a retry may cure (a look-up that failed); everything else ends in a note. */
+export async function onClick(
+  deps: ClickDeps,
+  workspaceId: WorkspaceId,
+  body: BlockActions,
+): Promise<Consequence> {
+  const action = body.actions[0];
+  const turning = action?.action_id.startsWith(`${CLICKS.page}.`) === true;
+  const opened = turning ? readModal(body.view?.private_metadata) : undefined;
+  const place = turning ? placeOfModal(opened) : placeOfMessage(body);
+  const say = noteTo(deps, workspaceId, place, body.user.id);
+
+  const reference = readButton(action?.value);
+  if (action === undefined || reference === undefined) return say({ kind: 'not_found' });
+  if (reference.d !== deps.deploymentId) return say({ kind: 'other_deployment' });
+  const click: Click = {
+    workspaceId,
+    person: personOf(body, workspaceId),
+    reference,
+    place,
+    triggerId: body.trigger_id,
+    say,
+  };
+  if (turning) return turnPage(deps, click, body.view ?? null);
+  switch (action.action_id) {
+    case CLICKS.approve:
+      return approve(deps, click);
+    case CLICKS.reject:
+      return askReason(deps, click);
+    case CLICKS.details:
+      return showDetails(deps, click);
+    default:
+      return say({ kind: 'not_found' });
+  }
+}
+
+/** The modal that asked for a reason was sent: that is the rejection. */
+export async function onReasonGiven(
+  deps: ClickDeps,
+  workspaceId: WorkspaceId,
+  body: ViewSubmission,
+): Promise<Consequence> {
+  const reference = readModal(body.view.private_metadata);
+  const place = placeOfModal(reference);
+  const say = noteTo(deps, workspaceId, place, body.user.id);
+  if (reference === undefined) return say({ kind: 'not_found' });
+  if (reference.d !== deps.deploymentId) return say({ kind: 'other_deployment' });
+  const given = body.view.state?.values[REASON_INPUT.block]?.[REASON_INPUT.action]?.value?.trim();
+  const person = personOf(body, workspaceId);
+  return decision(
+    deps,
+    { workspaceId, person, reference, place },
+    'reject',
+    given === '' ? null : (given ?? null),
+  );
+}
+
+interface Click {
+  readonly workspaceId: WorkspaceId;
+  readonly person: Person;
+  readonly reference: ButtonReference;
+  readonly place: Place | null;
+  readonly triggerId: string;
+  readonly say: (note: NoteReason) => Consequence;
+}
+
+async function approve(deps: ClickDeps, click: Click): Promise<Consequence> {
+  const { workspaceId, reference } = click;
+  const approval = await deps.desk.approval(workspaceId, reference.r);
+  if (approval !== null && isOpen(approval, reference) && !approvalCard(approval).fits) {
+    const facts = await deps.messenger.person(workspaceId, click.person);
+    if (!(await deps.desk.hasOpenedDetails(workspaceId, reference.r, facts))) {
+      const lead =
+        'Not everything fits on the card. Read this first, then press *Approve* on the card again.';
+      return openDetails(deps, click, approval, { lead, otherwise: { kind: 'read_details_first' } });
+    }
+  }
+  return decision(deps, click, 'approve', null);
+}
+
+async function askReason(deps: ClickDeps, click: Click): Promise<Consequence> {
+  const approval = await deps.desk.approval(click.workspaceId, click.reference.r);
+  // Nothing to give a reason for: the desk says why, and records the click.
+  if (approval === null || !isOpen(approval, click.reference)) return decision(deps, click, 'reject', null);
+  const modal = rejectModal(approval.title, modalReference(click));
+  const isShown = await opens(deps, () => deps.messenger.openView(click.triggerId, modal));
+  return isShown ? NOTHING : click.say({ kind: 'modal_expired' });
+}
+
+async function showDetails(deps: ClickDeps, click: Click): Promise<Consequence> {
+  const approval = await deps.desk.approval(click.workspaceId, click.reference.r);
+  if (approval === null) return click.say({ kind: 'not_found' });
+  return openDetails(deps, click, approval, { lead: null, otherwise: { kind: 'modal_expired' } });
+}
+
+async function openDetails(
+  deps: ClickDeps,
+  click: Click,
+  approval: ApprovalView,
+  words: { readonly lead: string | null; readonly otherwise: NoteReason },
+): Promise<Consequence> {
+  if (approval.actionHash !== click.reference.h) return click.say({ kind: 'replaced' });
+  const pages = approvalDetails(approval);
+  const [first] = pages;
+  if (first === undefined) return click.say(words.otherwise);
+  const shown: ModalView = {
+    ...first,
+    private_metadata: writeReference(modalReference(click)),
+    blocks: words.lead === null ? first.blocks : [context(words.lead), ...first.blocks],
+  };
+  if (!(await opens(deps, () => deps.messenger.openView(click.triggerId, shown))))
+    return click.say(words.otherwise);
+  return pages.length === 1 ? readToTheEnd(deps, click) : NOTHING;
+}
+
+async function turnPage(
+  deps: ClickDeps,
+  click: Click,
+  view: { readonly id: string; readonly hash?: string | null | undefined } | null,
+): Promise<Consequence> {
+  const approval = await deps.desk.approval(click.workspaceId, click.reference.r);
+  if (approval === null || view === null) return click.say({ kind: 'not_found' });
+  if (approval.actionHash !== click.reference.h) return click.say({ kind: 'replaced' });
+  const pages = approvalDetails(approval);
+  const index = Math.min(click.reference.p ?? 0, pages.length - 1);
+  const page = pages[index];
+  if (page === undefined) return click.say({ kind: 'not_found' });
+  const shown = { ...page, private_metadata: writeReference(modalReference(click)) };
+  if (!(await opens(deps, () => deps.messenger.updateView(view.id, view.hash ?? null, shown))))
+    return click.say({ kind: 'modal_expired' });
+  return index === pages.length - 1 ? readToTheEnd(deps, click) : NOTHING;
+}
+
+/** Pages are turned one by one, so that whoever sees the last has been shown all of them. */
+async function readToTheEnd(deps: ClickDeps, click: Click): Promise<Consequence> {
+  const facts = await deps.messenger.person(click.workspaceId, click.person);
+  return (tx) => deps.desk.detailsOpened(tx, click.workspaceId, click.reference.r, facts);
+}
+
+async function decision(
+  deps: ClickDeps,
+  click: Pick<Click, 'workspaceId' | 'person' | 'reference' | 'place'>,
+  decided: 'approve' | 'reject',
+  reason: string | null,
+): Promise<Consequence> {
+  const { workspaceId, reference, place } = click;
+  const person = await deps.messenger.person(workspaceId, click.person);
+  const message =
+    place === null || place.ts === null
+      ? null
+      : { channelId: place.channelId, ts: place.ts, threadTs: place.threadTs };
+  return (tx) =>
+    deps.desk.decide(tx, {
+      workspaceId,
+      requestId: reference.r,
+      deploymentId: reference.d,
+      actionHash: reference.h,
+      person,
+      decision: decided,
+      reason,
+      message,
+    });
+}
+
+function isOpen(approval: ApprovalView, reference: ButtonReference): boolean {
+  return approval.status === 'pending' && approval.actionHash === reference.h;
+}
+
+/** A trigger is good for three seconds and once: whatever went wrong, trying again later cannot work. */
+async function opens(deps: ClickDeps, show: () => Promise<void>): Promise<boolean> {
+  try {
+    await show();
+    return true;
+  } catch (error) {
+    deps.log.warn({ err: error }, 'a modal could not be shown');
+    return false;
+  }
+}
+
+function modalReference({ reference, place }: Click): ModalReference {
+  const { d, r, h } = reference;
+  return { d, r, h, c: place?.channelId ?? '-', t: place?.ts ?? null, th: place?.threadTs ?? null };
+}
+
+function placeOfModal(reference: ModalReference | undefined): Place | null {
+  if (reference === undefined || reference.c === '-') return null;
+  return { channelId: reference.c, ts: reference.t, threadTs: reference.th };
+}
+
+function placeOfMessage(body: BlockActions): Place | null {
+  const channelId = body.channel?.id ?? body.container?.channel_id;
+  if (channelId == null) return null;
+  return {
+    channelId,
+    ts: body.message?.ts ?? body.container?.message_ts ?? null,
+    threadTs: body.message?.thread_ts ?? body.container?.thread_ts ?? null,
+  };
+}
+
+function personOf(body: BlockActions | ViewSubmission, workspaceId: WorkspaceId): Person {
+  return { teamId: body.user.team_id ?? body.team?.id ?? workspaceId, userId: body.user.id };
+}
+
+function noteTo(
+  deps: ClickDeps,
+  workspaceId: WorkspaceId,
+  place: Place | null,
+  userId: string,
+): (note: NoteReason) => Consequence {
+  if (place === null)
+    return (note) => async () => {
+      // Only a button that we did not draw can be without a channel.
+      deps.log.warn({ note: note.kind }, 'a click came from no channel, its author cannot be told');
+    };
+  const target: DeliveryTarget = {
+    to: 'person',
+    channelId: place.channelId,
+    threadTs: place.threadTs,
+    userId,
+  };
+  return (note) => (tx) => deps.desk.note(tx, workspaceId, target, note);
+}

@@ -1,0 +1,136 @@
+/**
+ * The door: from raw bytes to a stored row. It hides Slack's request signature and decides every HTTP answer.
+ *
+ * Invariants: nothing is parsed before its signature was found good; 200 to something we want means that it is on
+ * disk (or was already); what cannot be stored is answered 503, so that Slack sends it again. Nothing here throws.
+ */
+import { createHmac, timingSafeEqual } from 'node:crypto';
+import { CountersignError, type ErrorCode } from '../errors.ts';
+import { type InboundRow, parseInbound } from './inbound.ts';
+
+/** Joins no transaction of the caller: it commits before it resolves. Throws when the row cannot be stored. */
+export type StoreInbox = (row: InboundRow) => Promise<'stored' | 'duplicate'>;
+
+export interface IngestResult {
+  readonly outcome: 'stored' | 'duplicate' | 'ignored' | 'challenge' | 'refused' | 'unavailable';
+  readonly status: number;
+  /** Empty for everything but a challenge; an empty 200 to a modal's submission closes it. */
+  readonly body: string | object;
+  /** For the log, when refused. */
+  readonly code?: ErrorCode;
+  /** What the store threw, when unavailable. */
+  readonly cause?: unknown;
+}
+
+/** Node's `headers` or `headersDistinct`; only the latter tells one header from two. */
+export type InboundHeaders = Readonly<Record<string, string | readonly string[] | undefined>>;
+
+/** Never rejects. */
+export type Ingest = (rawBody: Uint8Array, headers: InboundHeaders) => Promise<IngestResult>;
+
+export interface IngestOptions {
+  /** The current signing secret, then older ones still valid while rotating. Each at least 16 characters. */
+  readonly signingSecrets: readonly [string, ...string[]];
+  readonly store: StoreInbox;
+  /** Seconds since the epoch. */
+  readonly nowSeconds: () => number;
+  /** Bound on storing, default `2500`: Slack gives up after 3 s, and a late 200 would be lost on it. */
+  readonly storeTimeoutMs?: number;
+}
+
+/** Slack's own secrets have 32 characters; anything this short is a slip or a guess. */
+const MIN_SECRET_LENGTH = 16;
+/** Slack's rule for replays, here in both directions: a clock ahead of ours is as wrong as one behind. */
+const MAX_SKEW_SECONDS = 300;
+
+/** Throws CONFIG_INVALID for a missing or short secret. */
+export function createIngest(options: IngestOptions): Ingest {
+  const secrets: readonly string[] = options.signingSecrets;
+  if (
+    secrets.length === 0 ||
+    secrets.some((secret) => typeof secret !== 'string' || secret.trim().length < MIN_SECRET_LENGTH)
+  )
+    throw new CountersignError(
+      'CONFIG_INVALID',
+      `SLACK_SIGNING_SECRET must have at least ${MIN_SECRET_LENGTH} characters.`,
+    );
+  const storeTimeoutMs = options.storeTimeoutMs ?? 2_500;
+
+  return async (rawBody, headers) => {
+    if (!isSigned(rawBody, headers, secrets, options.nowSeconds())) {
+      if (isSslCheck(rawBody, headers)) return { outcome: 'ignored', status: 200, body: '' };
+      return { outcome: 'refused', status: 401, body: '', code: 'SIGNATURE_INVALID' };
+    }
+    const inbound = parseInbound(rawBody, single(headers['content-type']) ?? '');
+    switch (inbound.kind) {
+      case 'malformed':
+        return { outcome: 'refused', status: 400, body: '', code: 'BODY_MALFORMED' };
+      case 'ignored':
+        return { outcome: 'ignored', status: 200, body: '' };
+      case 'challenge':
+        return { outcome: 'challenge', status: 200, body: { challenge: inbound.challenge } };
+      case 'row':
+        try {
+          const outcome = await within(options.store(inbound.row), storeTimeoutMs);
+          return { outcome, status: 200, body: '' };
+        } catch (cause) {
+          return { outcome: 'unavailable', status: 503, body: '', cause };
+        }
+      default:
+        return inbound satisfies never;
+    }
+  };
+}
+
+function single(header: string | readonly string[] | undefined): string | undefined {
+  if (typeof header === 'string') return header;
+  return header?.length === 1 ? header[0] : undefined;
+}
+
+function isSigned(
+  rawBody: Uint8Array,
+  headers: InboundHeaders,
+  secrets: readonly string[],
+  nowSeconds: number,
+): boolean {
+  const timestamp = single(headers['x-slack-request-timestamp']);
+  const signature = single(headers['x-slack-signature']);
+  if (timestamp === undefined || !/^[1-9]\d{0,15}$/.test(timestamp)) return false;
+  if (signature === undefined || !/^v0=[0-9a-f]{64}$/.test(signature)) return false;
+  // Negated so that a clock that gives NaN refuses.
+  if (!(Math.abs(nowSeconds - Number(timestamp)) <= MAX_SKEW_SECONDS)) return false;
+
+  const given = Buffer.from(signature.slice('v0='.length), 'hex');
+  let good = false;
+  // Every secret is tried, whichever matches: the time tells nothing about which one did.
+  for (const secret of secrets) {
+    const expected = createHmac('sha256', secret).update(`v0:${timestamp}:`).update(rawBody).digest();
+    if (timingSafeEqual(expected, given)) good = true;
+  }
+  return good;
+}
+
+/**
+ * Slack checks certificates with an unsigned form that carries nothing else. Compared as bytes, answered, no effect.
+ */
+function isSslCheck(rawBody: Uint8Array, headers: InboundHeaders): boolean {
+  if (headers['x-slack-signature'] !== undefined || rawBody.length > 200) return false;
+  return /^(?:token=\w{0,100}&)?ssl_check=1(?:&token=\w{0,100})?$/.test(
+    Buffer.from(rawBody).toString('latin1'),
+  );
+}
+
+async function within<T>(work: Promise<T>, timeoutMs: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () => reject(new Error(`The inbox row was not stored within ${timeoutMs} ms.`)),
+      timeoutMs,
+    );
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,284 @@
+/**
+ * Slack as the rest of the product sees it: the `Messenger` port over the Web API, and the few calls that only the
+ * bot's own listeners make.
+ *
+ * Invariants: every post carries its delivery id in the metadata, so that `find` can tell whether a lost answer meant
+ * a posted message; nothing posted unfurls, links names or is parsed beyond what the cards wrote; people are looked up
+ * anew each time, because authority is read when it is used.
+ */
+import type { ModalView } from '@slack/types';
+import type { WebClient } from '@slack/web-api';
+import { z } from 'zod';
+import { CountersignError } from '../errors.ts';
+import type { Messenger, Person, PersonFacts } from '../types.ts';
+import { draw } from './cards/message.ts';
+import { createClient, deliveryError, type SlackClientOptions, slackErrorName } from './slack-client.ts';
+
+/** `event_type` of our messages' metadata; the payload is `{id: deliveryId}`. */
+export const DELIVERY_EVENT_TYPE = 'countersign_delivery';
+
+/** Messages looked through for an earlier post, newest pages first in a channel, whole in a thread. */
+const FIND_PAGE_SIZE = 200;
+const FIND_MAX_PAGES = 20;
+/** A post that is looked for is minutes old: further back in a channel it cannot be. */
+const FIND_MAX_CHANNEL_PAGES = 5;
+
+export interface BotIdentity {
+  readonly teamId: string;
+  readonly enterpriseId: string | null;
+  readonly botId: string;
+  readonly botUserId: string;
+  readonly appId?: string;
+}
+
+export interface SlackMessenger extends Messenger {
+  /** Who the token is. Throws SLACK_AUTH_FAILED when Slack refuses it, DELIVERY_FAILED when Slack does not answer. */
+  authTest(): Promise<BotIdentity>;
+  /** Opens a modal. The trigger lives three seconds: a failure is final, whatever its class. */
+  openView(triggerId: string, view: ModalView): Promise<void>;
+  /** Shows another page in an open modal; `hash` makes it fail when the modal has changed meanwhile. */
+  updateView(viewId: string, hash: string | null, view: ModalView): Promise<void>;
+}
+
+export type MessengerOptions = SlackClientOptions;
+
+/** Makes no call and holds no connection until used. */
+export function createMessenger(options: MessengerOptions): SlackMessenger {
+  const client = createClient(options);
+  return {
+    async post(_workspaceId, deliveryId, target, view) {
+      const drawn = draw(view);
+      if (target.to === 'person') {
+        await attempt('chat.postEphemeral', () =>
+          client.chat.postEphemeral({
+            channel: target.channelId,
+            user: target.userId,
+            ...(target.threadTs === null ? {} : { thread_ts: target.threadTs }),
+            text: drawn.text,
+            blocks: drawn.blocks,
+            parse: 'none',
+            link_names: false,
+          }),
+        );
+        return null;
+      }
+      const { channelId, threadTs } = placeOf(target);
+      const posted = await attempt('chat.postMessage', () =>
+        client.chat.postMessage({
+          channel: channelId,
+          ...(threadTs === null ? {} : { thread_ts: threadTs }),
+          text: drawn.text,
+          blocks: drawn.blocks,
+          metadata: metadata(deliveryId),
+          unfurl_links: false,
+          unfurl_media: false,
+          parse: 'none',
+          link_names: false,
+        }),
+      );
+      // An answer without a ts leaves us not knowing: retryable, and then it is looked for first.
+      if (typeof posted.ts !== 'string')
+        throw new CountersignError('DELIVERY_FAILED', 'chat.postMessage: the answer names no message');
+      return posted.ts;
+    },
+
+    async find(_workspaceId, deliveryId, target) {
+      // A private note cannot be read back by anyone but its reader.
+      if (target.to === 'person') return null;
+      return findPost(client, deliveryId, placeOf(target));
+    },
+
+    async update(_workspaceId, deliveryId, channelId, ts, view) {
+      const drawn = draw(view);
+      await attempt('chat.update', () =>
+        client.chat.update({
+          channel: channelId,
+          ts,
+          text: drawn.text,
+          blocks: drawn.blocks,
+          metadata: metadata(deliveryId),
+          parse: 'none',
+          link_names: false,
+        }),
+      );
+    },
+
+    async react(_workspaceId, channelId, ts, name) {
+      try {
+        await client.reactions.add({ channel: channelId, timestamp: ts, name });
+      } catch (error) {
+        if (slackErrorName(error) === 'already_reacted') return;
+        throw deliveryError('reactions.add', error);
+      }
+    },
+
+    async person(workspaceId, person) {
+      try {
+        const { user } = await client.users.info({ user: person.userId });
+        return personFacts(workspaceId, person, user);
+      } catch (error) {
+        const name = slackErrorName(error);
+        if (name === 'user_not_found' || name === 'user_not_visible' || name === 'users_not_found')
+          return unknownPerson(person);
+        throw deliveryError('users.info', error);
+      }
+    },
+
+    async authTest() {
+      try {
+        return identity(await client.auth.test());
+      } catch (error) {
+        const failure = deliveryError('auth.test', error);
+        if (failure.code !== 'DELIVERY_REFUSED') throw failure;
+        throw new CountersignError('SLACK_AUTH_FAILED', `Slack refused the bot token: ${failure.message}`, {
+          cause: error,
+        });
+      }
+    },
+
+    async openView(triggerId, view) {
+      await attempt('views.open', () => client.views.open({ trigger_id: triggerId, view }));
+    },
+
+    async updateView(viewId, hash, view) {
+      await attempt('views.update', () =>
+        client.views.update({ view_id: viewId, view, ...(hash === null ? {} : { hash }) }),
+      );
+    },
+  };
+}
+
+async function attempt<T>(method: string, call: () => Promise<T>): Promise<T> {
+  try {
+    return await call();
+  } catch (error) {
+    throw deliveryError(method, error);
+  }
+}
+
+function metadata(deliveryId: string): { event_type: string; event_payload: { id: string } } {
+  return { event_type: DELIVERY_EVENT_TYPE, event_payload: { id: deliveryId } };
+}
+
+interface Place {
+  readonly channelId: string;
+  readonly threadTs: string | null;
+}
+
+function placeOf(
+  target:
+    | { readonly to: 'thread'; readonly thread: { readonly channelId: string; readonly threadTs: string } }
+    | { readonly to: 'channel'; readonly channelId: string },
+): Place {
+  return target.to === 'thread'
+    ? { channelId: target.thread.channelId, threadTs: target.thread.threadTs }
+    : { channelId: target.channelId, threadTs: null };
+}
+
+const foundMessage = z.object({
+  ts: z.string(),
+  metadata: z.object({ event_type: z.string(), event_payload: z.object({ id: z.string() }) }),
+});
+
+async function findPost(client: WebClient, deliveryId: string, place: Place): Promise<string | null> {
+  const { channelId, threadTs } = place;
+  const maxPages = threadTs === null ? FIND_MAX_CHANNEL_PAGES : FIND_MAX_PAGES;
+  let cursor: string | undefined;
+  for (let page = 0; page < maxPages; page += 1) {
+    const common = {
+      channel: channelId,
+      include_all_metadata: true,
+      limit: FIND_PAGE_SIZE,
+      ...(cursor === undefined ? {} : { cursor }),
+    };
+    const answer =
+      threadTs === null
+        ? await attempt('conversations.history', () => client.conversations.history(common))
+        : await attempt('conversations.replies', () =>
+            client.conversations.replies({ ...common, ts: threadTs }),
+          );
+    for (const message of answer.messages ?? []) {
+      const read = foundMessage.safeParse(message);
+      if (!read.success) continue;
+      const { event_type, event_payload } = read.data.metadata;
+      if (event_type === DELIVERY_EVENT_TYPE && event_payload.id === deliveryId) return read.data.ts;
+    }
+    cursor = answer.response_metadata?.next_cursor;
+    if (cursor === undefined || cursor === '') return null;
+  }
+  if (threadTs === null) return null;
+  // Not having seen all of it is not the same as absent: saying so would post twice.
+  throw new CountersignError(
+    'DELIVERY_FAILED',
+    'conversations.replies: the thread is too long to look through',
+  );
+}
+
+const slackUser = z.object({
+  id: z.string(),
+  team_id: z.string().nullish(),
+  is_bot: z.boolean().nullish(),
+  is_workflow_bot: z.boolean().nullish(),
+  is_restricted: z.boolean().nullish(),
+  is_ultra_restricted: z.boolean().nullish(),
+  is_stranger: z.boolean().nullish(),
+  deleted: z.boolean().nullish(),
+  enterprise_user: z
+    .object({ enterprise_id: z.string().nullish(), teams: z.array(z.string()).nullish() })
+    .nullish(),
+});
+
+/** Slack's own assistant: no bot by its flags, and no person. */
+const SLACKBOT = 'USLACKBOT';
+
+function personFacts(workspaceId: string, person: Person, answer: unknown): PersonFacts {
+  const read = slackUser.safeParse(answer);
+  if (!read.success || read.data.id !== person.userId) return unknownPerson(person);
+  const user = read.data;
+  const isHere =
+    user.team_id === workspaceId ||
+    user.enterprise_user?.enterprise_id === workspaceId ||
+    user.enterprise_user?.teams?.includes(workspaceId) === true;
+  return {
+    ...person,
+    known: true,
+    isBot: user.is_bot === true || user.is_workflow_bot === true || user.id === SLACKBOT,
+    isGuest: user.is_restricted === true || user.is_ultra_restricted === true,
+    // Only what Slack says in words counts as belonging here.
+    isExternal: user.is_stranger === true || !isHere,
+    isDeactivated: user.deleted === true,
+  };
+}
+
+function unknownPerson(person: Person): PersonFacts {
+  return {
+    ...person,
+    known: false,
+    isBot: false,
+    isGuest: false,
+    isExternal: false,
+    isDeactivated: false,
+  };
+}
+
+const authAnswer = z.object({
+  team_id: z.string(),
+  enterprise_id: z.string().nullish(),
+  bot_id: z.string(),
+  user_id: z.string(),
+  app_id: z.string().nullish(),
+});
+
+function identity(answer: unknown): BotIdentity {
+  const read = authAnswer.safeParse(answer);
+  if (!read.success)
+    throw new CountersignError('SLACK_AUTH_FAILED', 'The token is not a bot token: auth.test names no bot.');
+  const { team_id, enterprise_id, bot_id, user_id, app_id } = read.data;
+  return {
+    teamId: team_id,
+    enterpriseId: enterprise_id ?? null,
+    botId: bot_id,
+    botUserId: user_id,
+    ...(app_id == null ? {} : { appId: app_id }),
+  };
+}

@@ -1,0 +1,168 @@
+/**
+ * Slack's Web API client as we run it, and what its failures mean to us.
+ *
+ * Invariant: the client never repeats a call by itself: it would post twice when an answer was lost. Whether to try
+ * again is decided by whoever owns the delivery, from the code of the error.
+ */
+import {
+  type LogLevel,
+  type Logger as SlackLogger,
+  WebAPIPlatformError,
+  WebAPIRateLimitedError,
+  WebClient,
+  type WebClientOptions,
+} from '@slack/web-api';
+import { CountersignError } from '../errors.ts';
+import { type Logger, maskSecrets } from '../log.ts';
+import type { Fetch } from '../types.ts';
+
+/** Slack answers in well under a second; what takes this long will not answer. */
+const CALL_TIMEOUT_MS = 10_000;
+
+export interface SlackClientOptions {
+  readonly botToken: string;
+  /** Default Slack's own. */
+  readonly slackApiUrl?: string;
+  readonly log: Logger;
+  readonly fetch?: Fetch;
+}
+
+export function clientOptions(options: Omit<SlackClientOptions, 'botToken'>): WebClientOptions {
+  return {
+    ...(options.slackApiUrl === undefined ? {} : { slackApiUrl: options.slackApiUrl }),
+    ...(options.fetch === undefined ? {} : { fetch: options.fetch as typeof globalThis.fetch }),
+    retryConfig: { retries: 0 },
+    rejectRateLimitedCalls: true,
+    // A method name that is an address would carry the token there.
+    allowAbsoluteUrls: false,
+    timeout: CALL_TIMEOUT_MS,
+    logger: slackLogger(options.log),
+  };
+}
+
+export function createClient(options: SlackClientOptions): WebClient {
+  return new WebClient(options.botToken, clientOptions(options));
+}
+
+/** Slack's libraries write whole requests at debug level; that level stays off whatever ours is. */
+export function slackLogger(log: Logger): SlackLogger {
+  const words = (parts: unknown[]): string =>
+    parts.map((part) => (part instanceof Error ? part.message : String(part))).join(' ');
+  return {
+    debug: () => {},
+    info: (...parts) => log.debug({ from: 'slack' }, words(parts)),
+    warn: (...parts) => log.warn({ from: 'slack' }, words(parts)),
+    error: (...parts) => log.error({ from: 'slack' }, words(parts)),
+    setLevel: () => {},
+    getLevel: () => 'info' as LogLevel,
+    setName: () => {},
+  };
+}
+
+/**
+ * Errors that the same call will meet again: the place, the message or the credential has to change first. From the
+ * error tables of the methods we call, docs.slack.dev/reference/methods, read November 2026. What is not listed here is
+ * taken to pass.
+ */
+const PERMANENT = new Set([
+  // The place
+  'channel_not_found',
+  'not_in_channel',
+  'is_archived',
+  'channel_is_archived',
+  'channel_type_not_supported',
+  'method_not_supported_for_channel_type',
+  'user_not_in_channel',
+  'user_not_found',
+  'users_not_found',
+  'thread_not_found',
+  'message_not_found',
+  'cannot_reply_to_message',
+  'cant_update_message',
+  'edit_window_closed',
+  'restricted_action',
+  'restricted_action_read_only_channel',
+  'restricted_action_thread_only_channel',
+  'restricted_action_non_threadable_channel',
+  'restricted_action_thread_locked',
+  'messages_tab_disabled',
+  // The message
+  'msg_too_long',
+  'msg_blocks_too_long',
+  'no_text',
+  'invalid_blocks',
+  'invalid_blocks_format',
+  'invalid_arguments',
+  'invalid_arg_name',
+  'invalid_array_arg',
+  'invalid_charset',
+  'invalid_form_data',
+  'invalid_post_type',
+  'invalid_metadata_format',
+  'invalid_metadata_schema',
+  'metadata_too_large',
+  'metadata_must_be_sent_from_app',
+  'invalid_name',
+  'too_many_emoji',
+  'too_many_reactions',
+  'no_item_specified',
+  'bad_timestamp',
+  // The credential
+  'invalid_auth',
+  'not_authed',
+  'account_inactive',
+  'token_revoked',
+  'token_expired',
+  'missing_scope',
+  'no_permission',
+  'not_allowed_token_type',
+  'access_denied',
+  'ekm_access_denied',
+  'enterprise_is_restricted',
+  'team_access_not_granted',
+  'team_not_found',
+  'org_login_required',
+  'missing_post_type',
+  'unknown_method',
+  'deprecated_endpoint',
+  'method_deprecated',
+  'two_factor_setup_required',
+]);
+
+/** Slack's own name of a failure, or undefined when Slack gave none. */
+export function slackErrorName(error: unknown): string | undefined {
+  return error instanceof WebAPIPlatformError ? String(error.data.error) : undefined;
+}
+
+/** Says what a failed call to `method` means: DELIVERY_REFUSED for good, else DELIVERY_FAILED. */
+export function deliveryError(method: string, error: unknown): CountersignError {
+  if (error instanceof CountersignError) return error;
+  if (error instanceof WebAPIRateLimitedError)
+    return new CountersignError('DELIVERY_FAILED', `${method}: rate limited`, {
+      cause: error,
+      retryAfterMs: error.retryAfter * 1_000,
+    });
+  const name = slackErrorName(error);
+  if (name !== undefined) {
+    const retryAfter = error instanceof WebAPIPlatformError ? retryAfterOf(error) : undefined;
+    return new CountersignError(
+      PERMANENT.has(name) ? 'DELIVERY_REFUSED' : 'DELIVERY_FAILED',
+      `${method}: ${oneWord(name)}`,
+      { cause: error, ...(retryAfter === undefined ? {} : { retryAfterMs: retryAfter * 1_000 }) },
+    );
+  }
+  const message = error instanceof Error ? error.message : String(error);
+  return new CountersignError('DELIVERY_FAILED', `${method}: ${maskSecrets(message).slice(0, 300)}`, {
+    cause: error,
+  });
+}
+
+function retryAfterOf(error: WebAPIPlatformError): number | undefined {
+  const seconds: unknown = error.data.response_metadata?.retryAfter;
+  return typeof seconds === 'number' && seconds >= 0 ? seconds : undefined;
+}
+
+/** The client puts a whole answer here when it was not JSON. */
+function oneWord(name: string): string {
+  return /^[\w.-]{1,80}$/.test(name) ? name : 'an answer that is not JSON';
+}

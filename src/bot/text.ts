@@ -1,0 +1,225 @@
+/**
+ * The one module for escaping and for Slack's limits. It hides how outside words (from people, models, repositories)
+ * become text that Slack shows and does not act on.
+ *
+ * Invariant: every string that did not come from our own code passes `escapeText`, `codeSpan`, `cut` or
+ * `chunks` here, and what comes out can neither ping, link, format, hide characters, close its quotation, nor show a secret.
+ * Masking comes first, then hidden characters, then entities: a later step never sees what an earlier one removed.
+ */
+import { maskSecrets } from '../log.ts';
+
+/** Slack's limits, in UTF-16 units of the text as sent. Reference pages of docs.slack.dev, read November 2026. */
+export const LIMITS = {
+  /** chat.postMessage, reference/block-kit/blocks. */
+  messageBlocks: 50,
+  modalBlocks: 100,
+  sectionText: 3_000,
+  sectionFields: 10,
+  fieldText: 2_000,
+  contextElements: 10,
+  contextText: 3_000,
+  headerText: 150,
+  buttonText: 75,
+  buttonValue: 2_000,
+  actionsElements: 25,
+  actionId: 255,
+  blockId: 255,
+  callbackId: 255,
+  inputLabel: 2_000,
+  placeholder: 150,
+  privateMetadata: 3_000,
+  modalTitle: 24,
+  modalButton: 24,
+  /** chat.postMessage truncates here; our own fallback texts stay far below. */
+  messageText: 40_000,
+  /** Undocumented: all blocks of one message, measured on their JSON to be on the safe side. */
+  messageBlocksJson: 13_200,
+  /** Undocumented: a view is refused as too large at about 250 kB; half of it leaves room for form encoding. */
+  viewBytes: 125_000,
+} as const;
+
+/**
+ * Characters that show nothing or change how their neighbours show: controls (line break and tab excepted), format
+ * characters (bidi, zero-width, tags), default-ignorables (fillers, variation selectors), private use, unassigned
+ * surrogates, odd separators, the braille blank. The selector of emoji presentation stays after an emoji.
+ */
+const HIDDEN =
+  /(?![\n\t])\p{Cc}|\p{Cf}|\p{Cs}|\p{Co}|\p{Zl}|\p{Zp}|(?![ \u{a0}\u{3000}])\p{Zs}|\u{2800}|(?!\u{fe0f})\p{DI}|(?<!\p{Emoji})\u{fe0f}/gu;
+
+/** An escape of ours in the outside text itself: its backslash is escaped, so that ours cannot be imitated. */
+const IMITATED_ESCAPE = /\\(?=u\{)/g;
+
+function escapeOf(character: string): string {
+  return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
+}
+
+/** Masks secrets and shows hidden characters as `\u{202e}`. Line breaks and tabs stay. */
+export function visible(text: string): string {
+  return maskSecrets(text).replace(IMITATED_ESCAPE, '\\u{5c}').replace(HIDDEN, escapeOf);
+}
+
+/**
+ * Slack's three control characters as entities, which is all it decodes, in plain_text as in mrkdwn. Without `<` no
+ * mention, link, channel, group or date syntax can live.
+ */
+function entities(text: string): string {
+  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
+}
+
+/** Outside text for a plain_text object, line breaks kept. Never for mrkdwn: formatting is not neutralised. */
+export function escapeText(text: string): string {
+  return entities(visible(text));
+}
+
+/** Makes one line of many, the breaks shown: outside text that stands on a line of ours cannot start another. */
+export function oneLine(text: string): string {
+  // By lines, not by one pattern with blanks around the break: that takes quadratic time on a long run of blanks.
+  return text
+    .split(/[\n\r\u{2028}\u{2029}\u{85}\v\f]+/u)
+    .map((line) => line.trim())
+    .filter((line) => line !== '')
+    .join(' ⏎ ');
+}
+
+/** Outside text as inline code in mrkdwn, one line, cut at `max` with an ellipsis. */
+export function codeSpan(text: string, max = 200): string {
+  const piece = cut(oneLine(text), max, 'span');
+  return piece.text === '' ? '`(empty)`' : `\`${piece.text}${piece.complete ? '' : '…'}\``;
+}
+
+/**
+ * Fenced mrkdwn around text that was cut for a fence. The line breaks keep a backtick at either end of the content
+ * from growing the fence.
+ */
+export function codeBlock(prepared: string): string {
+  return `\`\`\`\n${prepared}\n\`\`\``;
+}
+/** What `codeBlock` adds. */
+export const CODE_BLOCK_OVERHEAD = codeBlock('').length;
+
+/** Where escaped text will stand: a plain_text object, a fence in mrkdwn, inline code in mrkdwn. */
+export type Place = 'plain' | 'fence' | 'span';
+
+/** Backticks that would close what surrounds them become escapes, like every other character that does harm. */
+function prepare(text: string, place: Place): string {
+  const shown = visible(text);
+  switch (place) {
+    case 'plain':
+      return shown;
+    case 'fence':
+      return shown.replace(/`{3,}/g, (run) => '\\u{60}'.repeat(run.length));
+    case 'span':
+      return shown.replaceAll('`', '\\u{60}');
+    default:
+      return place satisfies never;
+  }
+}
+
+/** A piece of a text, and how much of it that is, in characters as people count them. */
+export interface Cut {
+  /** Escaped, ready for Slack, at most `max` long. */
+  readonly text: string;
+  readonly shown: number;
+  readonly total: number;
+  readonly complete: boolean;
+}
+
+const segmenter = new Intl.Segmenter('en', { granularity: 'grapheme' });
+
+/** A letter may carry any number of marks; past this many units it is split, or one letter could fill a card. */
+const LONGEST_GRAPHEME = 32;
+
+function* characters(text: string): Generator<string> {
+  // Most texts are plain ASCII, where every unit is a character and the segmenter costs ten times the rest.
+  if (/^[\n\t -~]*$/.test(text)) return yield* text;
+  for (const { segment } of segmenter.segment(text)) {
+    if (segment.length <= LONGEST_GRAPHEME) yield segment;
+    else yield* segment;
+  }
+}
+
+/** Escapes `text` and cuts it on a character border so that the result is at most `max` units long. */
+export function cut(text: string, max: number, place: Place = 'plain'): Cut {
+  const shownText = prepare(text, place);
+  const whole = entities(shownText);
+  if (whole.length <= max) {
+    const total = count(shownText);
+    return { text: whole, shown: total, total, complete: true };
+  }
+  let out = '';
+  let shown = 0;
+  let total = 0;
+  let open = true;
+  for (const character of characters(shownText)) {
+    total += 1;
+    if (!open) continue;
+    const piece = entities(character);
+    if (out.length + piece.length > max) {
+      open = false;
+      continue;
+    }
+    out += piece;
+    shown += 1;
+  }
+  return { text: out, shown, total, complete: false };
+}
+
+function count(text: string): number {
+  let total = 0;
+  for (const _ of characters(text)) total += 1;
+  return total;
+}
+
+/**
+ * Escapes `text` and splits it into pieces of at most `max` units that together hold every character. Borders are
+ * character borders, at a line break where one is near.
+ */
+export function chunks(text: string, max: number, place: Place = 'plain'): string[] {
+  const pieces: string[] = [];
+  let piece = '';
+  let lastBreak = 0;
+  for (const character of characters(prepare(text, place))) {
+    const escaped = entities(character);
+    if (piece.length + escaped.length > max) {
+      const border = lastBreak > max / 2 ? lastBreak : piece.length;
+      pieces.push(piece.slice(0, border));
+      piece = piece.slice(border);
+      lastBreak = 0;
+    }
+    piece += escaped;
+    if (character === '\n') lastBreak = piece.length;
+  }
+  if (piece !== '') pieces.push(piece);
+  return pieces;
+}
+
+/** "Showing 2,400 of 9,130 characters", or nothing when all is shown. */
+export function showing(shown: number, total: number): string {
+  return shown >= total ? '' : `Showing ${grouped(shown)} of ${grouped(total)} characters`;
+}
+
+function grouped(value: number): string {
+  return value.toLocaleString('en-US');
+}
+
+/** Room for an id or an instant that is not what it should be: enough to find it by. */
+const ODD_ID = 32;
+
+/** A person's mention, by code only. An id that Slack would not have made is shown, not sent as syntax. */
+export function mention(person: { readonly userId: string }): string {
+  return /^[UW][A-Z0-9]{1,30}$/.test(person.userId) ? `<@${person.userId}>` : codeSpan(person.userId, ODD_ID);
+}
+
+/** A list of people, the first `max` by name and the rest counted. */
+export function mentions(people: readonly { readonly userId: string }[], max = 10): string {
+  const named = people.slice(0, max).map(mention).join(', ');
+  return people.length > max ? `${named} and ${people.length - max} more` : named;
+}
+
+/** An instant in each reader's own zone; the fallback is UTC. */
+export function dateToken(iso: string): string {
+  const ms = Date.parse(iso);
+  if (Number.isNaN(ms)) return codeSpan(iso, ODD_ID);
+  const fallback = `${new Date(ms).toISOString().slice(0, 16).replace('T', ' ')} UTC`;
+  return `<!date^${Math.floor(ms / 1000)}^{date_short_pretty} {time}|${fallback}>`;
+}

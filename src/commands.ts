@@ -1,0 +1,157 @@
+/**
+ * The verbs of the command line. Loaded after the Node.js version was checked.
+ */
+import { Command, CommanderError } from 'commander';
+import { describeConfig, readVariables, serveConfig } from './config.ts';
+import { CountersignError } from './errors.ts';
+import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
+import { migrate } from './jobs/engine/migrate.ts';
+import { verifyLedger } from './jobs/ledger.ts';
+import { createLogger, maskSecrets } from './log.ts';
+import { startProduct } from './main.ts';
+
+/** FAULTS: finish or hand over within 25 s; then the process goes whatever is left. */
+const STOP_MS = 25_000;
+
+export async function run(argv: readonly string[]): Promise<void> {
+  const program = new Command('countersign')
+    .description('Background agents propose, people countersign in Slack, durable jobs execute.')
+    .exitOverride()
+    .showHelpAfterError('(countersign --help lists the commands)')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ npm start                                    everything local, no account needed
+  $ countersign serve                            everything configured; fills nothing by itself
+  $ countersign migrate                          brings DATABASE_ADMIN_URL's database to this release
+  $ countersign ledger verify --json             recomputes every hash, chain and seal`,
+    );
+
+  program
+    .command('dev')
+    .description('Run with local parts for whatever is not configured (npm start)')
+    .action(dev);
+  program
+    .command('serve')
+    .description('Run with a full configuration; a missing variable is an error that names it')
+    .action(serve);
+  program
+    .command('migrate')
+    .description('Apply due migrations with DATABASE_ADMIN_URL, then end')
+    .action(applyMigrations);
+  program
+    .command('ledger')
+    .description('Look at the ledger')
+    .command('verify')
+    .description('Recompute every hash, chain and seal; status 1 names the first row that does not fit')
+    .option('--json', 'print one JSON object')
+    .addHelpText('after', '\nExample:\n  $ DATABASE_URL=postgres://… countersign ledger verify --json')
+    .action(ledgerVerify);
+
+  try {
+    await program.parseAsync(argv);
+  } catch (error) {
+    // Commander has printed its own line.
+    if (error instanceof CommanderError) process.exit(error.exitCode);
+    process.stderr.write(`countersign: ${oneLine(error)}\n`);
+    process.exit(1);
+  }
+}
+
+async function dev(): Promise<void> {
+  const variables = readVariables();
+  const log = createLogger({ level: variables.COUNTERSIGN_LOG_LEVEL });
+  const { fillConfig } = await import('./local/fill.ts');
+  const filled = await fillConfig(variables);
+  // A failed start leaves the local parts running: they hold state, and the next start adopts them.
+  const product = await startProduct(filled.config, log);
+  log.info({ port: product.address.port }, 'ready');
+  if (filled.pageUrl !== null)
+    process.stdout.write(
+      `\n  Countersign is ready. Open the local workspace:\n\n    ${filled.pageUrl}\n\n  Try: @Countersign merge pull request 1 in acme/shop\n  Stop with Ctrl-C.\n\n`,
+    );
+  stopOnSignal(async () => {
+    await product.stop();
+    await filled.stop();
+  });
+}
+
+async function serve(): Promise<void> {
+  const variables = readVariables();
+  const config = serveConfig(variables);
+  const log = createLogger({ level: config.logLevel });
+  log.info(describeConfig(variables), 'configuration');
+  const product = await startProduct(config, log);
+  log.info({ port: product.address.port }, 'ready');
+  stopOnSignal(() => product.stop());
+}
+
+async function applyMigrations(): Promise<void> {
+  const { DATABASE_ADMIN_URL, DATABASE_URL } = readVariables();
+  if (DATABASE_ADMIN_URL === undefined || DATABASE_URL === undefined)
+    throw new CountersignError(
+      'CONFIG_INVALID',
+      'migrate needs DATABASE_ADMIN_URL and DATABASE_URL (whose user the tables are granted to)',
+    );
+  await probeDatabase(DATABASE_ADMIN_URL);
+  const applied = await migrate({
+    adminUrl: DATABASE_ADMIN_URL,
+    appRole: decodeURIComponent(new URL(DATABASE_URL).username),
+  });
+  process.stdout.write(applied.length === 0 ? 'Nothing to do.\n' : `Applied ${applied.join(', ')}\n`);
+}
+
+async function ledgerVerify(options: { json?: boolean }): Promise<void> {
+  const { DATABASE_URL } = readVariables();
+  if (DATABASE_URL === undefined)
+    throw new CountersignError('CONFIG_INVALID', 'ledger verify needs DATABASE_URL');
+  await probeDatabase(DATABASE_URL);
+  const database = connectDatabase({
+    url: DATABASE_URL,
+    log: createLogger({ level: 'silent' }),
+    maxConnections: 1,
+  });
+  try {
+    const check = await verifyLedger(database);
+    process.stdout.write(
+      options.json
+        ? `${JSON.stringify(check)}\n`
+        : check.firstBad === null
+          ? `The ledger verifies: ${check.entries} entries of ${check.subjects} subjects in ${check.seals} seals, ${check.unsealed} not yet sealed.\nHead: ${check.head ?? 'none'}\n`
+          : `The ledger does NOT verify: ${check.firstBad}\n`,
+    );
+    if (check.firstBad !== null) process.exitCode = 1;
+  } finally {
+    await database.close();
+  }
+}
+
+/** The first signal stops in order, a second one at once. */
+function stopOnSignal(stop: () => Promise<void>): void {
+  let stopping = false;
+  const onSignal = (): void => {
+    if (stopping) process.exit(1);
+    stopping = true;
+    setTimeout(() => process.exit(1), STOP_MS).unref();
+    stop().then(
+      () => process.exit(0),
+      (error: unknown) => {
+        process.stderr.write(`countersign: ${oneLine(error)}\n`);
+        process.exit(1);
+      },
+    );
+  };
+  process.on('SIGTERM', onSignal);
+  process.on('SIGINT', onSignal);
+}
+
+function oneLine(error: unknown): string {
+  const text =
+    error instanceof Error
+      ? error instanceof CountersignError
+        ? error.message
+        : `${error.name}: ${error.message}`
+      : String(error);
+  return maskSecrets(text).replaceAll(/\s*\n\s*/g, ' ');
+}

@@ -1,0 +1,163 @@
+/**
+ * Configuration: the only reader of `process.env`.
+ *
+ * Invariant: what passes here is whole and typed; everything else is one CONFIG_INVALID that names every variable at fault.
+ * Values of secrets never appear in an error or in `describeConfig`.
+ */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { z } from 'zod';
+import { CountersignError } from './errors.ts';
+import type { Json } from './types.ts';
+
+const url = (protocols: RegExp) =>
+  z
+    .string()
+    .refine(
+      (text) => URL.canParse(text) && protocols.test(new URL(text).protocol),
+      'is not a URL of the right kind',
+    );
+const http = url(/^https?:$/);
+const postgres = url(/^postgres(ql)?:$/);
+const secret = z.string().min(1);
+
+/** Every variable, in the order of docs and messages. */
+const schema = z.object({
+  DATABASE_URL: postgres.optional(),
+  DATABASE_ADMIN_URL: postgres.optional(),
+  SLACK_BOT_TOKEN: z.string().startsWith('xoxb-', 'must start with xoxb-').optional(),
+  SLACK_SIGNING_SECRET: z.string().min(16, 'must have at least 16 characters').optional(),
+  SLACK_SIGNING_SECRET_PREVIOUS: z.string().min(16, 'must have at least 16 characters').optional(),
+  SLACK_API_URL: http.optional(),
+  ANTHROPIC_API_KEY: secret.optional(),
+  ANTHROPIC_BASE_URL: http.optional(),
+  COUNTERSIGN_MODEL: z.string().min(1).default('claude-sonnet-5-5'),
+  GITHUB_TOKEN: secret.optional(),
+  GITHUB_API_URL: http.default('https://api.github.com'),
+  COUNTERSIGN_POLICY: z.string().min(1).optional(),
+  COUNTERSIGN_STATE_DIR: z.string().min(1).default('.local'),
+  COUNTERSIGN_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']).default('info'),
+  PORT: z.coerce.number('is not a number').int().min(0).max(65_535).default(3000),
+});
+
+export type Variables = z.infer<typeof schema>;
+const SECRET = /TOKEN|SECRET|KEY|DATABASE/;
+
+/** What `serve` does not start without: it fills nothing by itself. */
+const REQUIRED = [
+  'DATABASE_URL',
+  'SLACK_BOT_TOKEN',
+  'SLACK_SIGNING_SECRET',
+  'ANTHROPIC_API_KEY',
+  'GITHUB_TOKEN',
+  'COUNTERSIGN_POLICY',
+] as const satisfies readonly (keyof Variables)[];
+
+/** Everything the product needs, from whatever source. */
+export interface Config {
+  readonly databaseUrl: string;
+  /** Null: the database must have been migrated already. */
+  readonly databaseAdminUrl: string | null;
+  readonly slack: {
+    readonly botToken: string;
+    readonly signingSecrets: readonly [string, ...string[]];
+    readonly apiUrl: string | null;
+  };
+  readonly model: {
+    readonly apiKey: string;
+    readonly baseUrl: string | null;
+    readonly name: string;
+    /** Who speaks, for people. */
+    readonly label: string;
+  };
+  readonly github: { readonly token: string; readonly apiUrl: string; readonly credential: string };
+  /** Content of the policy file; its meaning is the policy room's. */
+  readonly policy: Json;
+  /** True: a policy that differs from the active one is activated at start. */
+  readonly applyPolicy: boolean;
+  /** False: reviewers sit in a local Slack while a tool would write to a real service; then writes are refused. */
+  readonly mayWrite: boolean;
+  readonly host: string | null;
+  readonly port: number;
+  readonly logLevel: string;
+}
+
+/** Parses the environment. An empty value counts as unset. Throws CONFIG_INVALID. */
+export function readVariables(env: NodeJS.ProcessEnv = process.env): Variables {
+  const given = Object.fromEntries(
+    Object.entries(env).filter(([name, value]) => name in schema.shape && value !== ''),
+  );
+  const parsed = schema.safeParse(given);
+  if (parsed.success) return parsed.data;
+  const problems = parsed.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`);
+  throw new CountersignError('CONFIG_INVALID', problems.join('; '));
+}
+
+/** The configuration of `serve`. Throws CONFIG_INVALID naming each missing variable. */
+export function serveConfig(variables: Variables): Config {
+  const missing = REQUIRED.filter((name) => variables[name] === undefined);
+  const {
+    DATABASE_URL,
+    SLACK_BOT_TOKEN,
+    SLACK_SIGNING_SECRET,
+    ANTHROPIC_API_KEY,
+    GITHUB_TOKEN,
+    COUNTERSIGN_POLICY,
+  } = variables;
+  if (
+    !DATABASE_URL ||
+    !SLACK_BOT_TOKEN ||
+    !SLACK_SIGNING_SECRET ||
+    !ANTHROPIC_API_KEY ||
+    !GITHUB_TOKEN ||
+    !COUNTERSIGN_POLICY
+  )
+    throw new CountersignError(
+      'CONFIG_INVALID',
+      `serve fills nothing by itself; missing: ${missing.join(', ')}`,
+    );
+  return {
+    databaseUrl: DATABASE_URL,
+    databaseAdminUrl: variables.DATABASE_ADMIN_URL ?? null,
+    slack: {
+      botToken: SLACK_BOT_TOKEN,
+      signingSecrets: signingSecrets(SLACK_SIGNING_SECRET, variables),
+      apiUrl: variables.SLACK_API_URL ?? null,
+    },
+    model: {
+      apiKey: ANTHROPIC_API_KEY,
+      baseUrl: variables.ANTHROPIC_BASE_URL ?? null,
+      name: variables.COUNTERSIGN_MODEL,
+      label: variables.COUNTERSIGN_MODEL,
+    },
+    github: { token: GITHUB_TOKEN, apiUrl: variables.GITHUB_API_URL, credential: 'github-token' },
+    policy: readPolicyFile(COUNTERSIGN_POLICY),
+    applyPolicy: false,
+    mayWrite: true,
+    host: null,
+    port: variables.PORT,
+    logLevel: variables.COUNTERSIGN_LOG_LEVEL,
+  };
+}
+
+export function signingSecrets(current: string, variables: Variables): readonly [string, ...string[]] {
+  const previous = variables.SLACK_SIGNING_SECRET_PREVIOUS;
+  return previous === undefined ? [current] : [current, previous];
+}
+
+/** Reads a JSON policy file. Throws CONFIG_INVALID naming the file. */
+export function readPolicyFile(file: string): Json {
+  try {
+    return JSON.parse(readFileSync(path.resolve(file), 'utf8')) as Json;
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new CountersignError('CONFIG_INVALID', `COUNTERSIGN_POLICY: cannot read ${file}: ${why}`);
+  }
+}
+
+/** What is set, one line each, secrets as `[set]`. For the log at start. */
+export function describeConfig(variables: Variables): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(variables).map(([name, value]) => [name, SECRET.test(name) ? '[set]' : String(value)]),
+  );
+}

@@ -1,0 +1,498 @@
+/**
+ * Approvals: requests, decisions and their outcome. Owns `approval_requests`, `decisions` and `detail_views`.
+ *
+ * Invariants. Decisions are keyed by request id. Authority is judged at the click by the newest policy. The first commit wins;
+ * everybody else is told. The outcome, the action's move, the ledger's entries, the wake-up and every redraw are one transaction.
+ * Nothing but `decide`, called for a verified click, makes a decision.
+ *
+ * Lock order: event key -> runs -> request -> action -> ledger subject.
+ */
+import { randomUUIDv7 } from 'node:crypto';
+import type {
+  DeliveryTarget,
+  Eligibility,
+  Json,
+  JsonObject,
+  NoteReason,
+  PersonFacts,
+  Precondition,
+  PreconditionChange,
+  Queryable,
+  RequestStatus,
+  ReviewRule,
+  Tx,
+  WorkspaceId,
+} from '../types.ts';
+import { factsOf, lockAction, moveAction } from './actions.ts';
+import type { PolicyInForce } from './definitions.ts';
+import { owe, oweNote, PRIORITY, redraw } from './deliveries.ts';
+import type { DecisionAsked } from './desk.ts';
+import type { Engine } from './engine/engine.ts';
+import type { EventAddress } from './engine/runs.ts';
+import { appendEntry, type EntryKind } from './ledger.ts';
+import { readTask, type Task } from './tasks.ts';
+
+/** The event a run waits for: `{status, reason}` of its request, keyed by request id. */
+export const OUTCOME_EVENT = 'approval.outcome';
+
+export function outcomeAddress(workspaceId: WorkspaceId, requestId: string): EventAddress {
+  return { workspaceId, name: OUTCOME_EVENT, key: requestId };
+}
+
+export interface OpenRequest {
+  readonly task: Task;
+  readonly actionId: string;
+  readonly actionHash: string;
+  readonly preconditions: readonly Precondition[];
+  readonly rule: ReviewRule;
+  readonly policyVersion: string;
+}
+
+/** Freezes what is asked and of whom, and owes its card to the task's thread. */
+export async function openRequest(
+  tx: Tx,
+  open: OpenRequest,
+): Promise<{ requestId: string; deadlineAt: string }> {
+  const { task } = open;
+  const requestId = randomUUIDv7();
+  const { rows } = await tx.query<{ deadline_at: Date }>({
+    name: 'request_insert',
+    text: `insert into approval_requests (workspace_id, request_id, action_id, run_id, action_hash, preconditions, review_rule, deadline_at)
+           values ($1, $2, $3, $4, $5, $6, $7, db_now() + $8 * interval '1 millisecond') returning deadline_at`,
+    values: [
+      task.workspaceId,
+      requestId,
+      open.actionId,
+      task.runId,
+      open.actionHash,
+      JSON.stringify(open.preconditions),
+      JSON.stringify(open.rule),
+      open.rule.deadlineMs,
+    ],
+  });
+  const deadlineAt = rows[0]?.deadline_at.toISOString() ?? '';
+  await owe(tx, {
+    workspaceId: task.workspaceId,
+    viewKind: 'approval',
+    subjectId: requestId,
+    target: { to: 'thread', thread: task.thread },
+    priority: PRIORITY.decision,
+  });
+  await appendEntry(tx, {
+    workspaceId: task.workspaceId,
+    subjectKind: 'run',
+    subjectId: task.runId,
+    kind: 'approval.requested',
+    facts: {
+      requestId,
+      actionId: open.actionId,
+      actionHash: open.actionHash,
+      preconditions: open.preconditions as unknown as Json,
+      quorum: open.rule.quorum,
+      reviewers: open.rule.reviewers.map((person) => `${person.teamId}/${person.userId}`),
+      deadlineAt,
+      policyVersion: open.policyVersion,
+    },
+  });
+  return { requestId, deadlineAt };
+}
+
+export interface StoredRequest {
+  readonly requestId: string;
+  readonly actionId: string;
+  readonly runId: string;
+  readonly taskId: string;
+  readonly status: RequestStatus;
+  readonly actionHash: string;
+  readonly preconditions: readonly Precondition[];
+  readonly rule: ReviewRule;
+  /** Its deadline has passed, in database time, whether or not it was expired yet. */
+  readonly overdue: boolean;
+}
+
+interface RequestRow {
+  request_id: string;
+  action_id: string;
+  run_id: string;
+  task_id: string;
+  status: RequestStatus;
+  action_hash: string;
+  preconditions: Precondition[];
+  review_rule: ReviewRule;
+  overdue: boolean;
+}
+
+async function requestRow(
+  db: Queryable,
+  workspaceId: WorkspaceId,
+  where: { readonly column: 'request_id' | 'action_id'; readonly id: string },
+  lock: '' | 'for update of r',
+): Promise<StoredRequest | null> {
+  const { rows } = await db.query<RequestRow>({
+    name: `request_by_${where.column}${lock === '' ? '' : '_locked'}`,
+    text: `select r.request_id, r.action_id, r.run_id, a.task_id, r.status, r.action_hash, r.preconditions, r.review_rule,
+             r.deadline_at <= db_now() as overdue
+           from approval_requests r join actions a on a.workspace_id = r.workspace_id and a.action_id = r.action_id
+           where r.workspace_id = $1 and r.${where.column} = $2 order by r.created_at desc limit 1 ${lock}`,
+    values: [workspaceId, where.id],
+  });
+  const row = rows[0];
+  return row === undefined
+    ? null
+    : {
+        requestId: row.request_id,
+        actionId: row.action_id,
+        runId: row.run_id,
+        taskId: row.task_id,
+        status: row.status,
+        actionHash: row.action_hash,
+        preconditions: row.preconditions,
+        rule: row.review_rule,
+        overdue: row.overdue,
+      };
+}
+
+/** The request of an action, locked; null for an action that the policy allowed by itself. */
+export function lockRequestOf(
+  tx: Tx,
+  workspaceId: WorkspaceId,
+  actionId: string,
+): Promise<StoredRequest | null> {
+  return requestRow(tx, workspaceId, { column: 'action_id', id: actionId }, 'for update of r');
+}
+
+export function readRequestOf(
+  db: Queryable,
+  workspaceId: WorkspaceId,
+  actionId: string,
+): Promise<StoredRequest | null> {
+  return requestRow(db, workspaceId, { column: 'action_id', id: actionId }, '');
+}
+
+export interface DecideDeps {
+  readonly engine: Pick<Engine, 'emit' | 'lockEvent'>;
+  readonly policyOf: PolicyInForce;
+  readonly deploymentId: string;
+}
+
+/**
+ * Takes a verified click. Records a decision, or explains privately why not; either way its author sees something.
+ * Repeatable: the same click again is answered as already counted or decided.
+ */
+export async function decide(tx: Tx, deps: DecideDeps, asked: DecisionAsked): Promise<void> {
+  const { workspaceId, person } = asked;
+  const refuse = async (note: NoteReason, runId: string | null): Promise<void> => {
+    await oweNote(tx, workspaceId, noteTarget(asked), note);
+    await appendEntry(tx, {
+      workspaceId,
+      subjectKind: runId === null ? 'workspace' : 'run',
+      subjectId: runId ?? workspaceId,
+      kind: 'approval.click_refused',
+      facts: {
+        requestId: asked.requestId.slice(0, 64),
+        person: `${person.teamId}/${person.userId}`,
+        decision: asked.decision,
+        why: note.kind === 'ineligible' ? note.reason : note.kind,
+      },
+    });
+  };
+
+  if (!UUID.test(asked.requestId)) return refuse({ kind: 'not_found' }, null);
+  await deps.engine.lockEvent(tx, outcomeAddress(workspaceId, asked.requestId));
+  const request = await requestRow(
+    tx,
+    workspaceId,
+    { column: 'request_id', id: asked.requestId },
+    'for update of r',
+  );
+  if (request === null) return refuse({ kind: 'not_found' }, null);
+  const { runId } = request;
+  if (asked.deploymentId !== deps.deploymentId) return refuse({ kind: 'other_deployment' }, runId);
+  if (asked.actionHash !== request.actionHash) return refuse({ kind: 'replaced' }, runId);
+  if (!(await isOurMessage(tx, asked))) return refuse({ kind: 'not_found' }, runId);
+
+  const task = await readTask(tx, workspaceId, request.taskId);
+  if (task === null) return refuse({ kind: 'not_found' }, runId);
+  const action = await lockAction(tx, workspaceId, request.actionId);
+  const policy = await deps.policyOf(tx, workspaceId);
+  const facts = factsOf(task, action.kind, action.arguments);
+  const rule = policy.reviewRule(facts, policy.evaluate(facts));
+  const eligibility: Eligibility = policy.eligibility(person, rule, task.requester);
+  if (!eligibility.eligible)
+    return refuse({ kind: 'ineligible', reason: eligibility.reason, reviewers: rule.reviewers }, runId);
+  if (request.status !== 'pending') {
+    await redraw(tx, workspaceId, request.requestId);
+    return refuse(await decidedNote(tx, workspaceId, request), runId);
+  }
+  if (request.overdue) return refuse({ kind: 'expired' }, runId);
+
+  const inserted = await tx.query({
+    name: 'decision_insert',
+    text: `insert into decisions (workspace_id, decision_id, request_id, team_id, user_id, decision, reason, surface, policy_version)
+           values ($1, $2, $3, $4, $5, $6, $7, 'slack', $8) on conflict do nothing`,
+    values: [
+      workspaceId,
+      randomUUIDv7(),
+      request.requestId,
+      person.teamId,
+      person.userId,
+      asked.decision,
+      asked.reason,
+      policy.version,
+    ],
+  });
+  if (inserted.rowCount === 0)
+    return refuse(
+      { kind: 'already_counted', at: await decidedAt(tx, workspaceId, request.requestId, person) },
+      runId,
+    );
+  const entry = { workspaceId, subjectKind: 'run', subjectId: runId } as const;
+  await appendEntry(tx, {
+    ...entry,
+    kind: 'approval.decided',
+    facts: {
+      requestId: request.requestId,
+      actionHash: request.actionHash,
+      decision: asked.decision,
+      person: `${person.teamId}/${person.userId}`,
+      policyVersion: policy.version,
+      ownTask: person.userId === task.requester.userId && person.teamId === task.requester.teamId,
+    },
+    ...(asked.reason === null ? {} : { words: { reason: asked.reason } }),
+  });
+
+  const outcome = await outcomeOf(
+    tx,
+    workspaceId,
+    request.requestId,
+    asked,
+    Math.max(rule.quorum, request.rule.quorum),
+  );
+  if (outcome !== null) {
+    await closeRequest(tx, task, request, 'pending', outcome);
+    await moveAction(
+      tx,
+      workspaceId,
+      request.actionId,
+      'awaiting',
+      outcome === 'approved' ? 'permitted' : 'closed',
+    );
+    await deps.engine.emit(tx, outcomeAddress(workspaceId, request.requestId), {
+      status: outcome,
+      reason: asked.reason,
+    });
+  }
+  await redraw(tx, workspaceId, request.requestId);
+}
+
+/** One rejection ends it; approvals end it once enough distinct people stand behind it. Null while more are needed. */
+async function outcomeOf(
+  tx: Tx,
+  workspaceId: WorkspaceId,
+  requestId: string,
+  asked: DecisionAsked,
+  quorum: number,
+): Promise<'approved' | 'rejected' | 'changes_requested' | null> {
+  if (asked.decision === 'reject') return 'rejected';
+  if (asked.decision === 'request_changes') return 'changes_requested';
+  const { rows } = await tx.query<{ count: number }>({
+    name: 'decision_count',
+    text: `select count(distinct (team_id, user_id)) as count from decisions
+           where workspace_id = $1 and request_id = $2 and decision = 'approve'`,
+    values: [workspaceId, requestId],
+  });
+  return (rows[0]?.count ?? 0) >= quorum ? 'approved' : null;
+}
+
+const ENTRY_OF: Partial<Readonly<Record<RequestStatus, EntryKind>>> = {
+  approved: 'approval.approved',
+  rejected: 'approval.rejected',
+  changes_requested: 'approval.changes_requested',
+  expired: 'approval.expired',
+  superseded: 'approval.superseded',
+  withdrawn: 'approval.withdrawn',
+};
+
+async function closeRequest(
+  tx: Tx,
+  task: Task,
+  request: StoredRequest,
+  from: RequestStatus,
+  to: RequestStatus,
+  changes: readonly PreconditionChange[] = [],
+): Promise<boolean> {
+  const { rowCount } = await tx.query({
+    name: 'request_close',
+    text: `update approval_requests set status = $4, changes = $5, closed_at = db_now()
+           where workspace_id = $1 and request_id = $2 and status = $3`,
+    values: [task.workspaceId, request.requestId, from, to, JSON.stringify(changes)],
+  });
+  if (rowCount !== 1) return false;
+  const kind = ENTRY_OF[to];
+  if (kind)
+    await appendEntry(tx, {
+      workspaceId: task.workspaceId,
+      subjectKind: 'run',
+      subjectId: task.runId,
+      kind,
+      facts: {
+        requestId: request.requestId,
+        actionId: request.actionId,
+        actionHash: request.actionHash,
+        changes: changes as unknown as Json,
+      },
+    });
+  await redraw(tx, task.workspaceId, request.requestId);
+  await redraw(tx, task.workspaceId, task.taskId);
+  return true;
+}
+
+/**
+ * Closes a request whose deadline passed. A decision that committed first stands: its status is returned instead. In the caller's
+ * transaction (a step's, which holds its run).
+ */
+export async function expire(
+  tx: Tx,
+  task: Task,
+  actionId: string,
+): Promise<{ status: RequestStatus; reason: string | null }> {
+  const request = await lockRequestOf(tx, task.workspaceId, actionId);
+  if (request === null) return { status: 'expired', reason: null };
+  if (request.status !== 'pending')
+    return { status: request.status, reason: await reasonOf(tx, task.workspaceId, request.requestId) };
+  await lockAction(tx, task.workspaceId, actionId);
+  await moveAction(tx, task.workspaceId, actionId, 'awaiting', 'closed');
+  await closeRequest(tx, task, request, 'pending', 'expired');
+  return { status: 'expired', reason: null };
+}
+
+/** Voids an approval because what was approved no longer stands. The caller has locked request and action. */
+export async function supersede(
+  tx: Tx,
+  task: Task,
+  request: StoredRequest,
+  changes: readonly PreconditionChange[],
+): Promise<void> {
+  await closeRequest(tx, task, request, 'approved', 'superseded', changes);
+}
+
+/** Remembers that somebody opened Details; the first time is also a ledger entry. */
+export async function detailsOpened(
+  tx: Tx,
+  workspaceId: WorkspaceId,
+  requestId: string,
+  person: PersonFacts,
+): Promise<void> {
+  const request = UUID.test(requestId)
+    ? await requestRow(tx, workspaceId, { column: 'request_id', id: requestId }, '')
+    : null;
+  if (request === null) return;
+  const { rowCount } = await tx.query({
+    text: `insert into detail_views (workspace_id, request_id, team_id, user_id) values ($1, $2, $3, $4) on conflict do nothing`,
+    values: [workspaceId, requestId, person.teamId, person.userId],
+  });
+  if (rowCount === 1)
+    await appendEntry(tx, {
+      workspaceId,
+      subjectKind: 'run',
+      subjectId: request.runId,
+      kind: 'approval.details_opened',
+      facts: { requestId, person: `${person.teamId}/${person.userId}` },
+    });
+}
+
+export async function hasOpenedDetails(
+  db: Queryable,
+  workspaceId: WorkspaceId,
+  requestId: string,
+  person: PersonFacts,
+): Promise<boolean> {
+  if (!UUID.test(requestId)) return false;
+  const { rowCount } = await db.query({
+    text: 'select 1 from detail_views where workspace_id = $1 and request_id = $2 and team_id = $3 and user_id = $4',
+    values: [workspaceId, requestId, person.teamId, person.userId],
+  });
+  return rowCount === 1;
+}
+
+/** Distinct people who approved, oldest first. */
+export async function approversOf(
+  db: Queryable,
+  workspaceId: WorkspaceId,
+  requestId: string,
+): Promise<{ teamId: string; userId: string }[]> {
+  const { rows } = await db.query<{ team_id: string; user_id: string }>({
+    name: 'approvers',
+    text: `select team_id, user_id from decisions where workspace_id = $1 and request_id = $2 and decision = 'approve' order by created_at`,
+    values: [workspaceId, requestId],
+  });
+  return rows.map((row) => ({ teamId: row.team_id, userId: row.user_id }));
+}
+
+async function decidedAt(
+  db: Queryable,
+  workspaceId: WorkspaceId,
+  requestId: string,
+  person: PersonFacts,
+): Promise<string> {
+  const { rows } = await db.query<{ created_at: Date }>({
+    text: `select created_at from decisions where workspace_id = $1 and request_id = $2 and team_id = $3 and user_id = $4 order by created_at limit 1`,
+    values: [workspaceId, requestId, person.teamId, person.userId],
+  });
+  return rows[0]?.created_at.toISOString() ?? '';
+}
+
+async function reasonOf(db: Queryable, workspaceId: WorkspaceId, requestId: string): Promise<string | null> {
+  const { rows } = await db.query<{ reason: string | null }>({
+    text: `select reason from decisions where workspace_id = $1 and request_id = $2 and decision <> 'approve' order by created_at desc limit 1`,
+    values: [workspaceId, requestId],
+  });
+  return rows[0]?.reason ?? null;
+}
+
+async function decidedNote(
+  db: Queryable,
+  workspaceId: WorkspaceId,
+  request: StoredRequest,
+): Promise<NoteReason> {
+  if (request.status === 'expired') return { kind: 'expired' };
+  if (request.status === 'superseded') return { kind: 'replaced' };
+  const { rows } = await db.query<{ team_id: string; user_id: string; created_at: Date }>({
+    text: `select team_id, user_id, created_at from decisions where workspace_id = $1 and request_id = $2 order by created_at desc limit 1`,
+    values: [workspaceId, request.requestId],
+  });
+  const last = rows[0];
+  return {
+    kind: 'already_decided',
+    status: request.status,
+    by: last ? { teamId: last.team_id, userId: last.user_id } : null,
+    at: last?.created_at.toISOString() ?? null,
+  };
+}
+
+/**
+ * A click on a message that is not a card of this request is not counted. While a card's ts is not recorded yet (the
+ * click overtook the answer to our own post) nobody can tell, and the button's fingerprint has to do.
+ */
+async function isOurMessage(tx: Tx, asked: DecisionAsked): Promise<boolean> {
+  if (asked.message === null) return true;
+  const { rows } = await tx.query<{ ts: string | null; target: JsonObject }>({
+    name: 'request_cards',
+    text: `select ts, target from deliveries where workspace_id = $1 and subject_id = $2 and view_kind = 'approval'`,
+    values: [asked.workspaceId, asked.requestId],
+  });
+  return rows.some((row) => row.ts === null || row.ts === asked.message?.ts);
+}
+
+function noteTarget(asked: DecisionAsked): DeliveryTarget {
+  return asked.message === null
+    ? { to: 'person', channelId: asked.person.userId, threadTs: null, userId: asked.person.userId }
+    : {
+        to: 'person',
+        channelId: asked.message.channelId,
+        threadTs: asked.message.threadTs,
+        userId: asked.person.userId,
+      };
+}
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;

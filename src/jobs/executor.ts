@@ -1,0 +1,380 @@
+/**
+ * The executor: the one place where an effect leaves the product. Owns the table `executions`.
+ *
+ * Invariants. No effect without a permit, and a permit exists only for the length of one call: it is minted in the transaction that
+ * moves one action `permitted -> executing`, writes the intent with this attempt's fence, and re-reads outcome, fingerprint, verdict
+ * and newest policy. What runs is the stored payload. After a crash between effect and record the world is looked at before anything
+ * is sent again; where nobody can tell, the outcome is `unknown` and a person decides.
+ */
+import { randomUUIDv7 } from 'node:crypto';
+import { type Egress, mintPermit, type Permit } from '../agents/egress.ts';
+import { CountersignError, hasCode, type StoredError, toStoredError } from '../errors.ts';
+import { compareItems } from '../policies/fingerprint.ts';
+import type {
+  Json,
+  Person,
+  PersonFacts,
+  PreconditionChange,
+  Receipt,
+  StepContext,
+  Tool,
+  Tx,
+  WorkspaceId,
+  WriteTool,
+} from '../types.ts';
+import { factsOf, hashOf, lockAction, moveAction, readAction, type StoredAction } from './actions.ts';
+import { receiptLine } from './approval-view.ts';
+import { approversOf, lockRequestOf, readRequestOf, type StoredRequest, supersede } from './approvals.ts';
+import type { PolicyInForce } from './definitions.ts';
+import { owe, PRIORITY, redraw } from './deliveries.ts';
+import type { Database } from './engine/db.ts';
+import { LEASE_MS } from './engine/worker.ts';
+import { appendEntry, type EntryKind } from './ledger.ts';
+import type { Task } from './tasks.ts';
+
+export interface ExecutorDeps {
+  readonly database: Database;
+  readonly egress: Egress;
+  readonly tools: readonly Tool[];
+  readonly policyOf: PolicyInForce;
+  /** Slack's newest word on a person: approvers are looked up again before what they approved is executed. */
+  readonly person: (workspaceId: WorkspaceId, person: Person) => Promise<PersonFacts>;
+}
+
+export type Executed =
+  | { readonly outcome: 'done'; readonly receipt: Receipt; readonly line: string }
+  | { readonly outcome: 'failed'; readonly error: StoredError }
+  | { readonly outcome: 'unknown' }
+  /** Nothing was executed; what was approved no longer stands and must be asked again. */
+  | { readonly outcome: 'changed'; readonly changes: readonly PreconditionChange[] }
+  /** Nothing was executed, and asking again is pointless: the policy denies it now. */
+  | { readonly outcome: 'denied'; readonly reasons: readonly string[] };
+
+/**
+ * Executes one permitted action once, from inside a step. Called again for the same action (a crash, a takeover) it finds what happened
+ * and records it, or looks before it sends again. Throws FENCED when the attempt lost its run, TOOL_FAILED (retryable) while it cannot be known yet
+ * whether an earlier call will still arrive.
+ */
+export async function execute(
+  context: StepContext,
+  deps: ExecutorDeps,
+  task: Task,
+  actionId: string,
+): Promise<Executed> {
+  const stored = await readAction(deps.database, task.workspaceId, actionId);
+  const tool = deps.tools.find((candidate) => candidate.kind === stored.kind);
+  if (tool?.access !== 'write' || tool.version !== stored.toolVersion)
+    throw new CountersignError('TOOL_UNKNOWN', `No tool ${stored.kind} in version ${stored.toolVersion}`);
+  const call: Call = { context, deps, task, tool, action: stored };
+
+  switch (stored.status) {
+    case 'permitted':
+      return begin(call);
+    case 'executing':
+      return resume(call);
+    default:
+      return readExecuted(call);
+  }
+}
+
+interface Call {
+  readonly context: StepContext;
+  readonly deps: ExecutorDeps;
+  readonly task: Task;
+  readonly tool: WriteTool;
+  readonly action: StoredAction;
+}
+
+/** The first attempt: look, compare, mint, send. Looking happens outside the transaction; the provider's compare-and-set closes the gap. */
+async function begin(call: Call): Promise<Executed> {
+  const { context, task, action } = call;
+  const drift = await driftNow(call);
+  const approvers = await lookUpApprovers(call);
+
+  const minted = await context.fenced(async (tx): Promise<Permit | Executed> => {
+    const request = await lockRequestOf(tx, task.workspaceId, action.actionId);
+    const locked = await lockAction(tx, task.workspaceId, action.actionId);
+    if (locked.status !== 'permitted')
+      throw new CountersignError('ACTION_NOT_PERMITTED', `Action ${action.actionId} is ${locked.status}`);
+    const refusal = await refusalOf(tx, call, request, approvers);
+    if (refusal !== null || drift.length > 0) {
+      await moveAction(tx, task.workspaceId, action.actionId, 'permitted', 'closed');
+      await record(tx, call, 'action.closed', {
+        changes: drift as unknown as Json,
+        reasons: refusal?.reasons ?? [],
+      });
+      if (request !== null) await supersede(tx, task, request, drift);
+      if (refusal?.kind === 'denied') return { outcome: 'denied', reasons: refusal.reasons };
+      return { outcome: 'changed', changes: drift };
+    }
+    await moveAction(tx, task.workspaceId, action.actionId, 'permitted', 'executing');
+    await writeIntent(tx, call);
+    if (request !== null) await redraw(tx, task.workspaceId, request.requestId);
+    return mint(tx, call);
+  });
+  return 'outcome' in minted ? minted : send(call, minted);
+}
+
+/** What of the action's preconditions does not hold any more, item by item. */
+async function driftNow({ action, context, deps, tool }: Call): Promise<PreconditionChange[]> {
+  const seen = await tool.target(action.arguments, { fetch: deps.egress.read, signal: context.signal });
+  return compareItems(action.preconditions, seen.preconditions);
+}
+
+/** Why an action that was permitted may not run now; null when it may. Read under the locks, by the newest policy. */
+async function refusalOf(
+  tx: Tx,
+  call: Call,
+  request: StoredRequest | null,
+  approvers: readonly PersonFacts[],
+): Promise<{ kind: 'changed' | 'denied'; reasons: string[] } | null> {
+  const { action, deps, task, tool } = call;
+  // The stored payload must still be what was hashed, judged and approved.
+  const hash = hashOf(task.workspaceId, tool, action.arguments);
+  if (hash !== action.actionHash || (request !== null && request.actionHash !== hash))
+    return { kind: 'denied', reasons: ['The stored action does not match its fingerprint.'] };
+  const policy = await deps.policyOf(tx, task.workspaceId);
+  const facts = factsOf(task, action.kind, action.arguments);
+  const verdict = policy.evaluate(facts);
+  if (verdict.verdict === 'deny') return { kind: 'denied', reasons: [...verdict.reasons] };
+  if (verdict.verdict === 'allow') return null;
+  if (request?.status !== 'approved')
+    return { kind: 'changed', reasons: ['No approval stands behind this action.'] };
+  if (compareItems(request.preconditions, action.preconditions).length > 0)
+    return { kind: 'denied', reasons: ['The approval binds other preconditions than the action.'] };
+  const rule = policy.reviewRule(facts, verdict);
+  const standing = approvers.filter((person) => policy.eligibility(person, rule, task.requester).eligible);
+  if (standing.length < Math.max(rule.quorum, request.rule.quorum))
+    return { kind: 'changed', reasons: ['Who approved it may not decide on it any more.'] };
+  return null;
+}
+
+async function lookUpApprovers(call: Call): Promise<PersonFacts[]> {
+  const { deps, task, action } = call;
+  const request = await readRequestOf(deps.database, task.workspaceId, action.actionId);
+  if (request === null) return [];
+  const people = await approversOf(deps.database, task.workspaceId, request.requestId);
+  return Promise.all(people.map((person) => deps.person(task.workspaceId, person)));
+}
+
+/** The intent is on disk, with this attempt's fence, before anything is sent. Writing it again is another attempt at the same action. */
+async function writeIntent(tx: Tx, call: Call): Promise<void> {
+  const { action, context, deps, task, tool } = call;
+  const policy = await deps.policyOf(tx, task.workspaceId);
+  await tx.query({
+    name: 'execution_intend',
+    text: `insert into executions (workspace_id, execution_id, action_id, run_id, fence, action_hash, tool_version, credential, policy_version,
+             idempotency_key, effect_class, settles_at)
+           select $1, $2, $3, $4, r.fence, $5, $6, $7, $8, $9, $10, db_now() + $11 * interval '1 millisecond'
+           from runs r where r.workspace_id = $1 and r.run_id = $4
+           on conflict (workspace_id, action_id) do update set fence = excluded.fence, settles_at = excluded.settles_at`,
+    values: [
+      task.workspaceId,
+      randomUUIDv7(),
+      action.actionId,
+      task.runId,
+      action.actionHash,
+      tool.version,
+      tool.credential,
+      policy.version,
+      context.idempotencyKey,
+      tool.effectClass,
+      tool.requestTimeoutMs + LEASE_MS,
+    ],
+  });
+  await record(tx, call, 'action.executing', {
+    policyVersion: policy.version,
+    effectClass: tool.effectClass,
+  });
+}
+
+async function mint(tx: Tx, call: Call): Promise<Permit> {
+  const { rows } = await tx.query<{ fence: number }>({
+    name: 'execution_fence',
+    text: 'select fence from executions where workspace_id = $1 and action_id = $2',
+    values: [call.task.workspaceId, call.action.actionId],
+  });
+  if (!rows[0]) throw new Error('a permit needs an intent');
+  return mintPermit({
+    actionId: call.action.actionId,
+    actionHash: call.action.actionHash,
+    fence: rows[0].fence,
+  });
+}
+
+async function send(call: Call, permit: Permit): Promise<Executed> {
+  const { action, context, deps, tool } = call;
+  const signal = AbortSignal.any([context.signal, AbortSignal.timeout(tool.requestTimeoutMs)]);
+  try {
+    const receipt = await tool.execute(action.arguments, action.preconditions, {
+      fetch: deps.egress.write(permit),
+      signal,
+      idempotencyKey: context.idempotencyKey,
+    });
+    return await finish(call, { outcome: 'done', receipt });
+  } catch (error) {
+    if (hasCode(error, 'PRECONDITION_CHANGED'))
+      return finish(call, { outcome: 'failed', error: toStoredError(error), drift: await driftNow(call) });
+    if (error instanceof CountersignError && error.errorClass === 'terminal' && error.code !== 'FENCED')
+      return finish(call, { outcome: 'failed', error: toStoredError(error), drift: null });
+    // Nobody knows yet whether it happened: the next try looks first.
+    throw error;
+  } finally {
+    permit.close();
+  }
+}
+
+/** An intent stands and no record: find out what became of it, by the tool's effect class. */
+async function resume(call: Call): Promise<Executed> {
+  const { action, context, deps, tool } = call;
+  if (tool.effectClass === 'blind') return finish(call, { outcome: 'unknown' });
+  if (tool.effectClass === 'checkable') {
+    const found = await tool.reconcile(action.arguments, action.preconditions, {
+      fetch: deps.egress.read,
+      signal: context.signal,
+    });
+    if (found.outcome === 'applied') return finish(call, { outcome: 'done', receipt: found.receipt });
+    const waitMs = await msUntilSettled(call);
+    // Absent now is not absent for good while the earlier call may still be on its way.
+    if (waitMs > 0)
+      throw new CountersignError('TOOL_FAILED', 'An earlier call may still arrive; looking again later', {
+        retryAfterMs: waitMs,
+      });
+    if (found.outcome === 'unknowable') return finish(call, { outcome: 'unknown' });
+    const drift = await driftNow(call);
+    if (drift.length > 0) {
+      const error = new CountersignError(
+        'PRECONDITION_CHANGED',
+        'The target changed before it could be executed',
+      );
+      return finish(call, { outcome: 'failed', error: toStoredError(error), drift });
+    }
+  }
+  const permit = await context.fenced(async (tx) => {
+    await lockRequestOf(tx, call.task.workspaceId, action.actionId);
+    const locked = await lockAction(tx, call.task.workspaceId, action.actionId);
+    if (locked.status !== 'executing') return null;
+    await writeIntent(tx, call);
+    return mint(tx, call);
+  });
+  return permit === null ? readExecuted(call) : send(call, permit);
+}
+
+async function msUntilSettled(call: Call): Promise<number> {
+  const { rows } = await call.deps.database.query<{ ms: number }>({
+    text: `select extract(epoch from settles_at - db_now())::float8 * 1000 as ms from executions where workspace_id = $1 and action_id = $2`,
+    values: [call.task.workspaceId, call.action.actionId],
+  });
+  return rows[0]?.ms ?? 0;
+}
+
+type Ending =
+  | { readonly outcome: 'done'; readonly receipt: Receipt }
+  | {
+      readonly outcome: 'failed';
+      readonly error: StoredError;
+      readonly drift: readonly PreconditionChange[] | null;
+    }
+  | { readonly outcome: 'unknown' };
+
+const ENDING_ENTRY: Readonly<Record<Ending['outcome'], EntryKind>> = {
+  done: 'action.done',
+  failed: 'action.failed',
+  unknown: 'action.unknown',
+};
+
+/**
+ * Records how it ended, with the receipt for the thread, in one transaction. The one write the fence lets through late: an attempt that lost
+ * its run meanwhile still knows what came back. Whoever records first wins; the other reads it.
+ */
+async function finish(call: Call, ending: Ending): Promise<Executed> {
+  const { action, deps, task } = call;
+  await deps.database.transaction(async (tx) => {
+    const request = await lockRequestOf(tx, task.workspaceId, action.actionId);
+    await lockAction(tx, task.workspaceId, action.actionId);
+    const { rowCount } = await tx.query({
+      name: 'execution_finish',
+      text: `update executions set outcome = $3, receipt = $4, error = $5, finished_at = db_now()
+             where workspace_id = $1 and action_id = $2 and outcome is null`,
+      values: [
+        task.workspaceId,
+        action.actionId,
+        ending.outcome,
+        ending.outcome === 'done' ? JSON.stringify(ending.receipt) : null,
+        ending.outcome === 'failed' ? JSON.stringify(ending.error) : null,
+      ],
+    });
+    if (rowCount === 0) return;
+    await moveAction(tx, task.workspaceId, action.actionId, 'executing', ending.outcome);
+    await record(tx, call, ENDING_ENTRY[ending.outcome], {
+      ...(ending.outcome === 'done' ? { receipt: ending.receipt } : {}),
+      ...(ending.outcome === 'failed' ? { code: ending.error.code } : {}),
+    });
+    if (ending.outcome === 'failed' && ending.drift !== null && request?.status === 'approved')
+      await supersede(tx, task, request, ending.drift);
+    if (request !== null) await redraw(tx, task.workspaceId, request.requestId);
+    await redraw(tx, task.workspaceId, task.taskId);
+    if (ending.outcome === 'done')
+      await owe(tx, {
+        workspaceId: task.workspaceId,
+        viewKind: 'receipt',
+        content: {
+          line: receiptLine(deps.tools, action.kind, action.arguments, ending.receipt),
+          approvedBy: (request === null
+            ? []
+            : await approversOf(tx, task.workspaceId, request.requestId)) as unknown as Json,
+        },
+        target: { to: 'thread', thread: task.thread },
+        priority: PRIORITY.decision,
+      });
+  });
+  return readExecuted(call);
+}
+
+async function readExecuted(call: Call): Promise<Executed> {
+  const { action, deps, task } = call;
+  const { rows } = await deps.database.query<{
+    outcome: Ending['outcome'] | null;
+    receipt: Receipt | null;
+    error: StoredError | null;
+  }>({
+    text: 'select outcome, receipt, error from executions where workspace_id = $1 and action_id = $2',
+    values: [task.workspaceId, action.actionId],
+  });
+  const row = rows[0];
+  if (row?.outcome === 'done' && row.receipt)
+    return {
+      outcome: 'done',
+      receipt: row.receipt,
+      line: receiptLine(deps.tools, action.kind, action.arguments, row.receipt),
+    };
+  if (row?.outcome === 'failed' && row.error)
+    return row.error.code === 'PRECONDITION_CHANGED'
+      ? { outcome: 'changed', changes: [] }
+      : { outcome: 'failed', error: row.error };
+  if (row?.outcome === 'unknown') return { outcome: 'unknown' };
+  // Closed without an execution: an earlier attempt found it superseded or denied and died before its step was journaled.
+  return { outcome: 'changed', changes: [] };
+}
+
+async function record(
+  tx: Tx,
+  call: Call,
+  kind: EntryKind,
+  facts: Readonly<Record<string, Json>>,
+): Promise<void> {
+  const { action, task } = call;
+  await appendEntry(tx, {
+    workspaceId: task.workspaceId,
+    subjectKind: 'run',
+    subjectId: task.runId,
+    kind,
+    facts: {
+      actionId: action.actionId,
+      actionHash: action.actionHash,
+      kind: action.kind,
+      credential: action.credential,
+      ...facts,
+    },
+  });
+}

@@ -1,0 +1,211 @@
+/**
+ * One task, from a mention to its last word in the thread.
+ *
+ * The agent works until it proposes an action or is done. What it proposes is looked at, judged, and, where the policy says so, waits for
+ * people; what they approve is executed once, exactly as stored; what became of it goes back to the agent as the answer to its proposal.
+ * Every line below survives a crash: the body runs again from the top and finished steps return what they returned.
+ */
+import { z } from 'zod';
+import { answer } from '../../agents/conversation.ts';
+import { type AgentDefinition, initialConversation } from '../../agents/definitions.ts';
+import { type WorkOutcome, work } from '../../agents/loop.ts';
+import type { ModelSeam } from '../../agents/model.ts';
+import { CountersignError, toStoredError } from '../../errors.ts';
+import type { Evidence, Json, ProposedAction, Step, TargetView, Tool, WriteTool } from '../../types.ts';
+import { propose } from '../actions.ts';
+import { expire, OUTCOME_EVENT } from '../approvals.ts';
+import { redraw } from '../deliveries.ts';
+import { type Workflow, workflow } from '../engine/workflow.ts';
+import { type ExecutorDeps, execute } from '../executor.ts';
+import { appendEntry } from '../ledger.ts';
+import { finishTask, readTask, recordTurns, type Task } from '../tasks.ts';
+
+/** Times a changed target is put before people again before the agent is told to give up: it moves faster than they read. */
+const MAX_ASKS = 10;
+/** An executed call may have to wait until an earlier one can no longer arrive, so tries are many and patient. */
+const EXECUTE = { maxTries: 12, backoffMs: 1_000, timeoutMs: 120_000 };
+const LOOK = { maxTries: 6, backoffMs: 1_000, timeoutMs: 60_000 };
+
+export interface HandleTaskDeps extends ExecutorDeps {
+  readonly agent: AgentDefinition;
+  readonly model: ModelSeam;
+}
+
+export function handleTask(deps: HandleTaskDeps): Workflow {
+  return workflow({
+    name: 'handle-task',
+    version: 1,
+    input: z.object({ taskId: z.uuid() }),
+    async body(step, { taskId }) {
+      const task = await step.run('read-task', () => theTask(deps, step, taskId));
+      try {
+        return await workUntilDone(step, deps, task);
+      } catch (error) {
+        // A defect or a refusal nobody foresaw: the thread hears of it, then the run fails with it.
+        const { code, message } = toStoredError(error);
+        await conclude(step, task, { kind: 'stopped', code, message });
+        throw error;
+      }
+    },
+  });
+}
+
+async function workUntilDone(step: Step, deps: HandleTaskDeps, task: Task): Promise<Json> {
+  let conversation = initialConversation({ objective: task.objective });
+  for (;;) {
+    const outcome = await work(step, deps.agent, conversation, {
+      model: deps.model,
+      tools: deps.tools,
+      fetch: deps.egress.read,
+    });
+    await step.transact('record-turns', (tx) => recordTurns(tx, task, agentLabel(deps), turnsOf(outcome)));
+    if (outcome.kind !== 'proposed') return conclude(step, task, outcome);
+
+    const result = await carryOut(step, deps, task, outcome.action);
+    conversation = answer(outcome.conversation, outcome.toolUseId, result, result.status !== 'done');
+  }
+}
+
+/** What the agent is told about its proposal. */
+type ActionResult = { readonly status: string; readonly [detail: string]: Json };
+
+/** Looks, judges, asks and executes; asks again while the target changes under the reviewers. */
+async function carryOut(
+  step: Step,
+  deps: HandleTaskDeps,
+  task: Task,
+  action: ProposedAction,
+): Promise<ActionResult> {
+  const tool = writeTool(deps.tools, action.kind);
+  let replaces: string | null = null;
+  for (let asked = 1; asked <= MAX_ASKS; asked += 1) {
+    const seen = await look(step, deps, tool, action);
+    if ('refused' in seen) return { status: 'failed', reason: seen.refused };
+
+    const judged = await step.transact('judge', (tx) =>
+      propose(tx, deps.policyOf, {
+        task,
+        agent: { ...agentLabel(deps), riskCeiling: deps.agent.riskCeiling },
+        tool,
+        arguments: action.arguments,
+        agentReason: action.reason,
+        target: seen.target,
+        evidence: seen.evidence,
+        replaces,
+      }),
+    );
+    if (judged.verdict === 'deny') return { status: 'denied', reasons: judged.reasons };
+    if (judged.request !== null) {
+      const decided = await decision(step, task, judged.actionId, judged.request);
+      if (decided.status !== 'approved') return decided;
+    }
+
+    const executed = await step.run(
+      'execute',
+      (context) => execute(context, deps, task, judged.actionId),
+      EXECUTE,
+    );
+    switch (executed.outcome) {
+      case 'done':
+        return { status: 'done', receipt: executed.receipt };
+      case 'failed':
+        return { status: 'failed', reason: executed.error.message };
+      case 'denied':
+        return { status: 'denied', reasons: executed.reasons };
+      case 'unknown':
+        return { status: 'unknown', reason: 'Nobody can tell whether it happened; a person has to look.' };
+      case 'changed':
+        replaces = judged.actionId;
+    }
+  }
+  return { status: 'superseded', reason: 'The target kept changing while people reviewed it.' };
+}
+
+/** The target as it stands now, and what the reviewer should know of it. A target that is not there is an answer, not a failure. */
+async function look(
+  step: Step,
+  deps: HandleTaskDeps,
+  tool: WriteTool,
+  action: ProposedAction,
+): Promise<{ target: TargetView; evidence: Evidence[] } | { refused: string }> {
+  try {
+    const target = await step.run(
+      'look',
+      ({ signal }) => tool.target(action.arguments, { fetch: deps.egress.read, signal }),
+      LOOK,
+    );
+    const observedAt = step.now().toISOString();
+    const evidence = target.preconditions.map(({ path, expected }) => ({
+      label: path.slice(1).replaceAll('/', ' '),
+      value: typeof expected === 'string' ? expected : JSON.stringify(expected),
+      source: tool.kind,
+      observedAt,
+    }));
+    return { target, evidence };
+  } catch (error) {
+    if (error instanceof CountersignError && error.code.startsWith('TOOL_'))
+      return { refused: error.message };
+    throw error;
+  }
+}
+
+/** Waits for people, holding nothing. A decision that committed at the deadline stands. */
+async function decision(
+  step: Step,
+  task: Task,
+  actionId: string,
+  request: { readonly requestId: string; readonly deadlineAt: string },
+): Promise<ActionResult> {
+  const waited = await step.waitForEvent('decision', {
+    event: OUTCOME_EVENT,
+    key: request.requestId,
+    deadlineAt: new Date(request.deadlineAt),
+  });
+  if (waited.outcome === 'event') return waited.payload as ActionResult;
+  return step.transact('expire', (tx) => expire(tx, task, actionId));
+}
+
+type LastWord =
+  | { readonly kind: 'finished'; readonly summary: string }
+  | { readonly kind: 'stopped'; readonly code: string; readonly message: string };
+
+/** The task's last word: the agent's summary, or why it stopped. */
+async function conclude(step: Step, task: Task, outcome: LastWord): Promise<Json> {
+  const summary = outcome.kind === 'finished' ? outcome.summary : `Stopped: ${outcome.message}`;
+  await step.transact('conclude', async (tx) => {
+    if (!(await finishTask(tx, task, summary))) return;
+    await appendEntry(tx, {
+      workspaceId: task.workspaceId,
+      subjectKind: 'run',
+      subjectId: task.runId,
+      kind: outcome.kind === 'finished' ? 'task.finished' : 'task.failed',
+      facts:
+        outcome.kind === 'finished' ? { taskId: task.taskId } : { taskId: task.taskId, code: outcome.code },
+      words: { summary },
+    });
+    await redraw(tx, task.workspaceId, task.taskId);
+  });
+  return { kind: outcome.kind };
+}
+
+async function theTask(deps: HandleTaskDeps, step: Step, taskId: string): Promise<Task> {
+  const task = await readTask(deps.database, step.runRef.workspaceId, taskId);
+  if (task === null) throw new CountersignError('RUN_NOT_FOUND', `There is no task ${taskId}`);
+  return task;
+}
+
+function writeTool(tools: readonly Tool[], kind: string): WriteTool {
+  const tool = tools.find((candidate) => candidate.kind === kind);
+  if (tool?.access !== 'write') throw new CountersignError('TOOL_UNKNOWN', `No write tool ${kind}`);
+  return tool;
+}
+
+function agentLabel(deps: HandleTaskDeps): { name: string; version: string; modelLabel: string } {
+  return { name: deps.agent.name, version: deps.agent.version, modelLabel: deps.model.label };
+}
+
+/** Turns are numbered over the whole task, so that each is recorded under a path of its own. */
+function turnsOf(outcome: WorkOutcome) {
+  const first = outcome.conversation.turns - outcome.turns.length + 1;
+  return outcome.turns.map((turn, index) => ({ ...turn, path: `turn-${first + index}` }));
+}

@@ -1,0 +1,53 @@
+/**
+ * A local Slack: opens its state, wires its parts, and offers its routes to the world's HTTP server. It knows the app
+ * only as an address that gets signed requests and as a caller with a token.
+ */
+import { randomBytes } from 'node:crypto';
+import { Acts } from './acts.ts';
+import { controlApi } from './control.ts';
+import { Deliveries } from './deliveries.ts';
+import type { Route } from './http.ts';
+import type { SlackContext } from './messages.ts';
+import { TEAM_ID } from './seed.ts';
+import { SlackStore } from './store.ts';
+import { webApi } from './web-api.ts';
+
+export interface LocalSlackOptions {
+  readonly stateDir: string;
+  readonly botToken: string;
+  readonly signingSecret: string;
+  readonly controlToken: string;
+  readonly redeliveryScale: number;
+  /** Origin of the server the routes are mounted on; called only after it listens. */
+  readonly baseUrl: () => string;
+}
+
+export interface LocalSlack {
+  readonly context: SlackContext;
+  readonly acts: Acts;
+  readonly routes: readonly Route[];
+  /** Saves what is left and stops sending. */
+  close(): Promise<void>;
+}
+
+export async function openLocalSlack(options: LocalSlackOptions): Promise<LocalSlack> {
+  const store = await SlackStore.open(options.stateDir, TEAM_ID);
+  // Slack's deprecated verification token: apps must not trust it, so a fresh one each time does no harm.
+  const verificationToken = randomBytes(12).toString('hex');
+  const deliveries = new Deliveries(store, {
+    signingSecret: options.signingSecret,
+    verificationToken,
+    redeliveryScale: options.redeliveryScale,
+  });
+  const context: SlackContext = { store, deliveries, baseUrl: options.baseUrl };
+  const acts = new Acts(context, verificationToken);
+  return {
+    context,
+    acts,
+    routes: [webApi(context, acts, options.botToken), controlApi(context, acts, options.controlToken)],
+    async close() {
+      deliveries.close();
+      await store.flush();
+    },
+  };
+}

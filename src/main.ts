@@ -1,0 +1,243 @@
+/**
+ * The composition root: makes the rooms know each other, starts and stops them in order. No logic of its own.
+ */
+import type { AddressInfo } from 'node:net';
+import { ENGINEER } from './agents/definitions.ts';
+import { createEgress, type Egress } from './agents/egress.ts';
+import { createModel } from './agents/model.ts';
+import { toolsFor } from './agents/tools/index.ts';
+import { createBot } from './bot/app.ts';
+import { HttpReceiver } from './bot/http-receiver.ts';
+import { createIngest } from './bot/ingest.ts';
+import { createMessenger } from './bot/messenger.ts';
+import type { Config } from './config.ts';
+import { CountersignError } from './errors.ts';
+import { readApproval } from './jobs/approval-view.ts';
+import {
+  activatePolicy,
+  activePolicyVersion,
+  deploymentId,
+  ensureWorkspace,
+  policyInForce,
+  registerAgent,
+} from './jobs/definitions.ts';
+import { startDeliveries } from './jobs/deliveries.ts';
+import { createDesk } from './jobs/desk.ts';
+import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
+import { openEngine } from './jobs/engine/engine.ts';
+import { assertMigrated, migrate } from './jobs/engine/migrate.ts';
+import { startInbox, storeRequest } from './jobs/inbox.ts';
+import { startSealer } from './jobs/ledger.ts';
+import { taskView } from './jobs/tasks.ts';
+import { handleTask } from './jobs/workflows/handle-task.ts';
+import type { Logger } from './log.ts';
+import { firstPolicy, parsePolicyPeople } from './policies/first-policy.ts';
+import type { Json } from './types.ts';
+
+/** Connections of the ack path alone: storing a request is one short statement. */
+const ACK_CONNECTIONS = 4;
+/** FAULTS: the ack path fails within a second when it cannot store. */
+const ACK_ACQUIRE_MS = 1_000;
+const CONNECTIONS = 16;
+
+export interface Product {
+  readonly address: AddressInfo;
+  /** Stops taking work, finishes or hands over what is in flight within 25 s, closes everything it opened. */
+  stop(): Promise<void>;
+}
+
+/** Starts the whole product in this process. Throws a CountersignError with one clear line when it cannot. */
+export async function startProduct(config: Config, log: Logger): Promise<Product> {
+  await probeDatabase(config.databaseUrl);
+  if (config.databaseAdminUrl === null) await assertMigrated(config.databaseUrl);
+  else {
+    await probeDatabase(config.databaseAdminUrl);
+    const applied = await migrate({
+      adminUrl: config.databaseAdminUrl,
+      appRole: decodeURIComponent(new URL(config.databaseUrl).username),
+    });
+    if (applied.length > 0) log.info({ applied }, 'database migrated');
+  }
+
+  const messenger = createMessenger({
+    botToken: config.slack.botToken,
+    log,
+    ...(config.slack.apiUrl === null ? {} : { slackApiUrl: config.slack.apiUrl }),
+  });
+  const identity = await messenger.authTest();
+
+  const database = connectDatabase({ url: config.databaseUrl, log, maxConnections: CONNECTIONS });
+  const ackDatabase = connectDatabase({
+    url: config.databaseUrl,
+    log,
+    maxConnections: ACK_CONNECTIONS,
+    acquireTimeoutMs: ACK_ACQUIRE_MS,
+    name: 'countersign-ack',
+  });
+  const workspaceId = identity.teamId;
+  await ensureWorkspace(database, {
+    workspaceId,
+    enterpriseId: identity.enterpriseId,
+    botUserId: identity.botUserId,
+  });
+  const deployment = await deploymentId(database);
+  await settlePolicy(
+    config,
+    log,
+    (content, reason) =>
+      database.transaction((tx) =>
+        activatePolicy(
+          tx,
+          workspaceId,
+          { version: firstPolicy(parsePolicyPeople(content)).version, content },
+          'start',
+          reason,
+        ),
+      ),
+    () => activePolicyVersion(database, workspaceId),
+  );
+  const policyOf = policyInForce((content) => firstPolicy(parsePolicyPeople(content)));
+  await database.transaction((tx) =>
+    registerAgent(tx, workspaceId, {
+      name: ENGINEER.name,
+      version: ENGINEER.version,
+      owner: 'admins',
+      content: { prompt: ENGINEER.prompt, toolKinds: ENGINEER.toolKinds, riskCeiling: ENGINEER.riskCeiling },
+    }),
+  );
+
+  const tools = toolsFor({
+    baseUrl: config.github.apiUrl,
+    token: config.github.token,
+    credential: config.github.credential,
+  });
+  const model = createModel({
+    apiKey: config.model.apiKey,
+    model: config.model.name,
+    label: config.model.label,
+    ...(config.model.baseUrl === null ? {} : { baseUrl: config.model.baseUrl }),
+  });
+  const egress = egressFor(config);
+  const person = messenger.person.bind(messenger);
+  const engine = await openEngine({
+    database,
+    log,
+    workflows: [handleTask({ database, egress, tools, policyOf, person, agent: ENGINEER, model })],
+  });
+  const desk = createDesk({ database, engine, policyOf, deploymentId: deployment, tools });
+  const agentLabel = { name: ENGINEER.name, version: ENGINEER.version, modelLabel: model.label };
+  const deliveries = startDeliveries({
+    database,
+    bell: engine.bell,
+    messenger,
+    log,
+    view: async (ws, kind, subjectId) => {
+      if (kind === 'task') {
+        const task = await taskView(database, ws, subjectId, agentLabel);
+        return task && { kind, task };
+      }
+      const approval = await readApproval(database, ws, subjectId, deployment, tools);
+      return approval && { kind, approval };
+    },
+  });
+  const sealer = startSealer(database, log);
+
+  const receiver = new HttpReceiver({
+    ingest: createIngest({
+      signingSecrets: config.slack.signingSecrets,
+      store: (row) => storeRequest(ackDatabase, row),
+      nowSeconds: () => Math.floor(Date.now() / 1000),
+    }),
+    ready: async () => {
+      const { rows } = await database.query<{ workflow: string }>({
+        text: `select distinct workflow_name || '@' || workflow_version as workflow from runs
+               where status not in ('completed', 'failed', 'cancelled')`,
+      });
+      const known = new Set(engine.versions.map((entry) => `${entry.name}@${entry.version}`));
+      const lacking = rows.map((row) => row.workflow).filter((workflow) => !known.has(workflow));
+      return { ok: lacking.length === 0, detail: { database: 'ok', lackingWorkflows: lacking } };
+    },
+    log,
+    port: config.port,
+    ...(config.host === null ? {} : { host: config.host }),
+  });
+  const bot = createBot({
+    botToken: config.slack.botToken,
+    botId: identity.botId,
+    botUserId: identity.botUserId,
+    deploymentId: deployment,
+    desk,
+    messenger,
+    log,
+    receiver,
+    ...(config.slack.apiUrl === null ? {} : { slackApiUrl: config.slack.apiUrl }),
+  });
+  const inbox = startInbox({
+    database,
+    bell: engine.bell,
+    log,
+    route: (row) => {
+      if (row.workspaceId !== workspaceId) return Promise.resolve(async () => undefined);
+      return bot.route(row);
+    },
+  });
+
+  const stop = async (): Promise<void> => {
+    await receiver.stop();
+    await inbox.stop();
+    await engine.stop();
+    await deliveries.stop();
+    await sealer.stop();
+    await ackDatabase.close();
+    await database.close();
+  };
+  try {
+    await engine.work();
+    return { address: await receiver.start(), stop };
+  } catch (error) {
+    await stop();
+    throw portTaken(error, config.port);
+  }
+}
+
+/** Makes sure that a policy is in force: the given one where it may be applied by itself, else the active one, which must then be the same. */
+async function settlePolicy(
+  config: Config,
+  log: Logger,
+  activate: (content: Json, reason: string) => Promise<boolean>,
+  active: () => Promise<string | null>,
+): Promise<void> {
+  const given = firstPolicy(parsePolicyPeople(config.policy)).version;
+  const current = await active();
+  if (current === given) return;
+  if (config.applyPolicy || current === null) {
+    await activate(config.policy, current === null ? 'first policy of this database' : 'development start');
+    log.info({ policy: given }, 'policy activated');
+    return;
+  }
+  log.warn(
+    { active: current, file: given },
+    'the policy file differs from the active policy and is not applied; use: countersign policy apply --reason "…"',
+  );
+}
+
+function egressFor(config: Config): Egress {
+  const egress = createEgress({ allowedOrigins: [new URL(config.github.apiUrl).origin] });
+  if (config.mayWrite) return egress;
+  return {
+    read: egress.read,
+    write() {
+      throw new CountersignError(
+        'TOOL_REFUSED',
+        'Reviewers of the local Slack are nobody: writes to a real service are refused until SLACK_BOT_TOKEN is set',
+      );
+    },
+  };
+}
+
+function portTaken(error: unknown, port: number): unknown {
+  if ((error as { code?: unknown } | null)?.code !== 'EADDRINUSE') return error;
+  return new CountersignError('CONFIG_INVALID', `Port ${port} is in use; set PORT to a free one`, {
+    cause: error,
+  });
+}

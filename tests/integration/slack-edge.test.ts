@@ -1,0 +1,214 @@
+/**
+ * Guarantee, over real sockets: the HTTP edge answers everything within bounds of size and time and lives on (413
+ * while reading, slow senders cut off, other paths and methods refused), a 200 to an event means that it is stored,
+ * and stopping lets an open request finish. Readiness says what the process says of itself.
+ */
+import { createHmac } from 'node:crypto';
+import { connect, type Socket } from 'node:net';
+import { afterEach, describe, expect, it } from 'vitest';
+import { HttpReceiver, type HttpReceiverOptions } from '../../src/bot/http-receiver.ts';
+import type { InboundRow } from '../../src/bot/inbound.ts';
+import { createIngest } from '../../src/bot/ingest.ts';
+import { createLogger } from '../../src/log.ts';
+
+const SECRET = '8f742231b10e8888abcd99yyyzzz85a5';
+const BODY = JSON.stringify({
+  type: 'event_callback',
+  team_id: 'T1',
+  event_id: 'Ev1',
+  event: { type: 'app_mention', user: 'U1', channel: 'C1', ts: '10.1', text: '<@UBOT> hello' },
+});
+
+const closing: (() => Promise<void> | void)[] = [];
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+});
+
+async function edge(over: Partial<HttpReceiverOptions> & { store?: () => Promise<'stored'> } = {}) {
+  const rows: InboundRow[] = [];
+  const { store, ...options } = over;
+  const receiver = new HttpReceiver({
+    ingest: createIngest({
+      signingSecrets: [SECRET],
+      store: async (row) => {
+        rows.push(row);
+        return store === undefined ? 'stored' : store();
+      },
+      nowSeconds: () => Date.now() / 1_000,
+    }),
+    ready: async () => ({ ok: true, detail: { database: 'up' } }),
+    log: createLogger({ level: 'silent' }),
+    port: 0,
+    host: '127.0.0.1',
+    ...options,
+  });
+  const { port } = await receiver.start();
+  closing.push(() => receiver.stop());
+  return { rows, receiver, port, url: `http://127.0.0.1:${port}` };
+}
+
+function signed(body: string): RequestInit {
+  const timestamp = String(Math.floor(Date.now() / 1_000));
+  const signature = createHmac('sha256', SECRET).update(`v0:${timestamp}:${body}`).digest('hex');
+  return {
+    method: 'POST',
+    body,
+    headers: {
+      'content-type': 'application/json',
+      'x-slack-request-timestamp': timestamp,
+      'x-slack-signature': `v0=${signature}`,
+    },
+  };
+}
+
+/** Sends raw bytes and collects what comes back until the connection ends. */
+function raw(port: number, ...parts: string[]): { socket: Socket; answer: Promise<string> } {
+  const socket = connect({ port, host: '127.0.0.1' });
+  closing.push(() => {
+    socket.destroy();
+  });
+  const answer = new Promise<string>((resolve) => {
+    let text = '';
+    socket.on('data', (data) => {
+      text += data.toString('latin1');
+    });
+    // A reset is an end as well: what was read before it counts.
+    socket.on('error', () => {});
+    socket.on('close', () => resolve(text));
+  });
+  for (const part of parts) socket.write(part);
+  return { socket, answer };
+}
+
+describe('POST /slack/events', () => {
+  it('answers 200 to a signed event, after it was stored', async () => {
+    const { rows, url } = await edge();
+
+    const response = await fetch(`${url}/slack/events`, signed(BODY));
+
+    expect([response.status, await response.text()]).toEqual([200, '']);
+    expect(rows).toMatchObject([{ dedupeKey: 'event:Ev1' }]);
+  });
+
+  it('gives the challenge back as JSON', async () => {
+    const { url } = await edge();
+
+    const response = await fetch(
+      `${url}/slack/events`,
+      signed(JSON.stringify({ type: 'url_verification', challenge: 'abc' })),
+    );
+
+    expect(await response.json()).toEqual({ challenge: 'abc' });
+  });
+
+  it('answers 401 unsigned, 400 to signed nonsense, 503 when nothing can be stored, and lives on', async () => {
+    const { url } = await edge({
+      store: async () => {
+        throw new Error('the database is gone');
+      },
+    });
+    const status = async (init: RequestInit) => (await fetch(`${url}/slack/events`, init)).status;
+
+    expect(await status({ method: 'POST', body: BODY })).toBe(401);
+    for (const nonsense of ['null', '[]', '"x"', '[[[[', '{"type":"event_callback","event":null}'])
+      expect(await status(signed(nonsense))).toBe(400);
+    expect(await status(signed(BODY))).toBe(503);
+    expect((await fetch(`${url}/healthz`)).status).toBe(200);
+  });
+
+  it('refuses a signature header given twice', async () => {
+    const { port, rows } = await edge();
+    const headers = Object.entries(signed(BODY).headers ?? {}).map(([name, value]) => `${name}: ${value}`);
+    const twice = [...headers, ...headers.filter((line) => line.startsWith('x-slack-signature'))];
+
+    const { answer } = raw(
+      port,
+      `POST /slack/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: ${BODY.length}\r\n${twice.join('\r\n')}\r\n\r\n${BODY}`,
+    );
+
+    expect(await answer).toMatch(/^HTTP\/1\.1 401 /);
+    expect(rows).toEqual([]);
+  });
+
+  it('answers 413 to a body that says it is too long, without reading it', async () => {
+    const { port } = await edge();
+
+    const { answer } = raw(port, 'POST /slack/events HTTP/1.1\r\nhost: x\r\ncontent-length: 1048577\r\n\r\n');
+
+    expect(await answer).toMatch(/^HTTP\/1\.1 413 /);
+  });
+
+  it('answers 413 to a body that turns out too long, while it is still being sent', async () => {
+    const { port, url } = await edge();
+    const chunk = `10000\r\n${'x'.repeat(0x1_0000)}\r\n`;
+
+    const { answer } = raw(
+      port,
+      'POST /slack/events HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n',
+      ...Array.from({ length: 17 }, () => chunk),
+    );
+
+    expect(await answer).toMatch(/^HTTP\/1\.1 413 /);
+    expect((await fetch(`${url}/healthz`)).status).toBe(200);
+  });
+
+  it.each([
+    ['headers', 'POST /slack/events HTTP/1.1\r\nhost: x\r\n'],
+    ['a body', 'POST /slack/events HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc'],
+  ])('cuts off who does not finish %s', async (_, beginning) => {
+    const { port, rows } = await edge({ headersDeadlineMs: 100, requestDeadlineMs: 200 });
+
+    const { answer } = raw(port, beginning);
+
+    expect(await answer).toMatch(/^(HTTP\/1\.1 408 [\s\S]*)?$/);
+    expect(rows).toEqual([]);
+  });
+});
+
+describe('other requests', () => {
+  it('are told what is not there and what is not allowed', async () => {
+    const { url } = await edge();
+
+    expect((await fetch(`${url}/`)).status).toBe(404);
+    expect((await fetch(`${url}/slack/events/more`, { method: 'POST' })).status).toBe(404);
+    const wrong = await fetch(`${url}/slack/events`);
+    expect([wrong.status, wrong.headers.get('allow')]).toEqual([405, 'POST']);
+    expect((await fetch(`${url}/healthz`, { method: 'POST' })).status).toBe(405);
+  });
+
+  it('learn whether the process is ready, from the process', async () => {
+    const ready = await edge();
+    const unready = await edge({ ready: async () => ({ ok: false, detail: { database: 'down' } }) });
+    const broken = await edge({
+      ready: async () => {
+        throw new Error('no');
+      },
+    });
+
+    const yes = await fetch(`${ready.url}/readyz`);
+    expect([yes.status, await yes.json()]).toEqual([200, { ok: true, database: 'up' }]);
+    const no = await fetch(`${unready.url}/readyz`);
+    expect([no.status, await no.json()]).toEqual([503, { ok: false, database: 'down' }]);
+    expect((await fetch(`${broken.url}/readyz`)).status).toBe(503);
+  });
+});
+
+it('stopping lets an open request finish and takes no more', async () => {
+  const stored = Promise.withResolvers<'stored'>();
+  const reached = Promise.withResolvers<void>();
+  const { receiver, url } = await edge({
+    store: () => {
+      reached.resolve();
+      return stored.promise;
+    },
+  });
+  const open = fetch(`${url}/slack/events`, signed(BODY));
+  await reached.promise;
+
+  const stopping = receiver.stop();
+  stored.resolve('stored');
+
+  expect((await open).status).toBe(200);
+  await stopping;
+  await expect(fetch(`${url}/healthz`)).rejects.toThrow();
+});

@@ -1,0 +1,357 @@
+/**
+ * Guarantee: whatever an action, a repository or a model says, the card stays inside Slack's limits, its words about
+ * state are ours, and nothing a reviewer decides on is left out in silence: it is on the card, or the card says how
+ * much is missing and does not count as fitting, and Details hold it to the last character. A pending card has exactly
+ * one Approve and one Reject, a resolved one none. The golden files hold one card per state, with its words beside.
+ */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { readButton } from '../../src/bot/buttons.ts';
+import { approvalCard } from '../../src/bot/cards/approval.ts';
+import { approvalDetails } from '../../src/bot/cards/details.ts';
+import { draw, noteText, rejectModal } from '../../src/bot/cards/message.ts';
+import { escapeText, LIMITS } from '../../src/bot/text.ts';
+import {
+  ACTION_STATUSES,
+  type ApprovalView,
+  type NoteReason,
+  REQUEST_STATUSES,
+  RUN_STATUSES,
+} from '../../src/types.ts';
+import { asText, broken, buttonIds, texts } from './bot-measure.ts';
+import { approvalView, CARD_STATES, REVIEWER_A, taskView } from './bot-views.ts';
+
+const GOLDEN = new URL('../golden/blocks/', import.meta.url);
+
+function golden(name: string, content: string): void {
+  const file = new URL(name, GOLDEN);
+  if (process.env.UPDATE_GOLDEN === '1') {
+    mkdirSync(GOLDEN, { recursive: true });
+    writeFileSync(file, content);
+  }
+  expect(content, `${name} (UPDATE_GOLDEN=1 writes it anew)`).toBe(readFileSync(file, 'utf8'));
+}
+
+describe('a card', () => {
+  it.each(Object.entries(CARD_STATES))('in state %s is the golden one', (name, view) => {
+    const { blocks, text } = approvalCard(view);
+
+    expect(broken(blocks, 'message')).toEqual([]);
+    golden(`card-${name}.json`, `${JSON.stringify({ text, blocks }, null, 2)}\n`);
+    golden(`card-${name}.txt`, asText(blocks));
+  });
+
+  it('of a task is the golden one, working and done', () => {
+    const working = draw({ kind: 'task', task: taskView() });
+    const done = draw({
+      kind: 'task',
+      task: taskView({
+        runStatus: 'completed',
+        agentSummary: 'The test passes.\nNothing else changed.',
+        finishedAt: '2026-11-20T09:02:10.000Z',
+      }),
+    });
+
+    for (const [name, { blocks, text }] of Object.entries({ working, done })) {
+      expect(broken(blocks, 'message')).toEqual([]);
+      golden(`task-${name}.json`, `${JSON.stringify({ text, blocks }, null, 2)}\n`);
+      golden(`task-${name}.txt`, asText(blocks));
+    }
+  });
+
+  it('that fits says nothing is missing; one that does not says how much and what Approve does', () => {
+    const fitting = approvalCard(approvalView());
+    const longer = approvalCard(approvalView({ body: 'x'.repeat(9_000) }));
+
+    expect(fitting.fits).toBe(true);
+    expect(asText(fitting.blocks)).not.toContain('Showing');
+    expect(longer.fits).toBe(false);
+    expect(asText(longer.blocks)).toMatch(
+      /Showing [\d,]+ of [\d,]+ characters\. Approve opens the rest first\./,
+    );
+  });
+
+  it.each<[string, Partial<ApprovalView>]>([
+    ['the title', { title: 'x'.repeat(200) }],
+    ['an argument', { arguments: { body: 'x'.repeat(5_000) } }],
+    ['a condition', { preconditions: [{ path: '/a', expected: 'x'.repeat(5_000) }] }],
+    ['the body', { body: 'x'.repeat(5_000) }],
+    ['a fact', { facts: [{ label: 'Change', value: 'x'.repeat(500) }] }],
+    ['a ninth fact', { facts: Array.from({ length: 9 }, (_, n) => ({ label: `f${n}`, value: 'v' })) }],
+    ['a reason', { reasons: ['x'.repeat(900)] }],
+    ['the evidence', { evidence: [{ label: 'l', value: 'x'.repeat(2_000), source: 's', observedAt: '' }] }],
+    ['the agent’s words', { agentReason: 'x'.repeat(2_000) }],
+  ])('on which %s is cut does not fit', (_, over) => {
+    expect(approvalCard(approvalView(over)).fits).toBe(false);
+  });
+
+  it('claims nothing about state that the state does not say', () => {
+    const hostile = CARD_STATES['pending-hostile'];
+    const { blocks } = approvalCard(hostile ?? approvalView());
+    const composed = texts(blocks)
+      .filter(({ type, text }) => type === 'mrkdwn' && !text.startsWith('```'))
+      .map(({ text }) => text)
+      .join('\n');
+
+    expect(composed).not.toMatch(/Approved|Done|Executing/);
+    for (const { type, text } of texts(blocks)) if (type === 'plain_text') expect(text).not.toMatch(/^✓/m);
+  });
+
+  it('names the reference it stands for in each button', () => {
+    const view = approvalView();
+    const [, approve] = (approvalCard(view).blocks.at(-1) as { elements: { value: string }[] }).elements;
+
+    expect(readButton(approve?.value)).toEqual({
+      d: view.deploymentId,
+      r: view.requestId,
+      h: view.actionHash,
+    });
+  });
+});
+
+const nasty = fc.constantFrom(
+  '<!here>',
+  '```',
+  '"',
+  '\\',
+  '&',
+  '\n',
+  '\u202e',
+  '\0',
+  '\ud800',
+  '👩‍👩‍👧',
+  'e\u0301\u0301',
+  'xoxb-1234567890-abcdefgh',
+);
+const outside = fc
+  .tuple(
+    fc.array(fc.oneof(nasty, fc.string({ unit: 'binary', maxLength: 10 })), { maxLength: 12 }),
+    fc.constantFrom(1, 1, 1, 1, 1, 8, 40),
+  )
+  .map(([parts, times]) => parts.join('').repeat(times));
+const anyView = fc
+  .record({
+    status: fc.constantFrom(...REQUEST_STATUSES),
+    actionStatus: fc.constantFrom(...ACTION_STATUSES),
+    title: outside,
+    kind: outside,
+    facts: fc.array(fc.record({ label: outside, value: outside }), { maxLength: 9 }),
+    body: fc.option(outside),
+    arguments: fc.dictionary(outside, fc.oneof(outside, fc.integer(), fc.constant(null))) as fc.Arbitrary<
+      ApprovalView['arguments']
+    >,
+    preconditions: fc.array(fc.record({ path: outside, expected: outside }), { maxLength: 3 }),
+    evidence: fc.array(fc.record({ label: outside, value: outside, source: outside, observedAt: outside }), {
+      maxLength: 3,
+    }),
+    rule: outside,
+    reasons: fc.array(outside, { maxLength: 3 }),
+    policyVersion: outside,
+    agent: fc.record({ name: outside, version: outside, modelLabel: outside }),
+    agentReason: outside,
+    reviewers: fc.array(fc.record({ teamId: fc.constant('T1'), userId: outside }), { maxLength: 15 }),
+    decisions: fc.array(
+      fc.record({
+        person: fc.record({ teamId: fc.constant('T1'), userId: outside }),
+        decision: fc.constantFrom('approve', 'reject', 'request_changes', 'revoke', 'withdraw'),
+        reason: fc.option(outside),
+        decidedAt: fc.constant('2026-11-20T10:02:00.000Z'),
+      }),
+      { maxLength: 4 },
+    ),
+    changes: fc.array(fc.record({ path: outside, expected: outside, actual: outside }), { maxLength: 3 }),
+    receiptLine: fc.option(outside),
+    failure: fc.option(outside),
+    finishedAt: fc.option(fc.constant('2026-11-20T10:02:00.000Z')),
+  })
+  .map((over) => approvalView(over as Partial<ApprovalView>));
+
+/** Our own syntax in mrkdwn: mentions and dates. What is left must hold no live character. */
+const withoutOurs = (text: string): string =>
+  text
+    .replaceAll(/<@[UW][A-Z0-9]{1,30}>/g, '')
+    .replaceAll(/<!date\^\d+\^\{date_short_pretty\} \{time\}\|[\d :-]+ UTC>/g, '')
+    .replaceAll(/&(?:lt|gt|amp);/g, '');
+
+function expectInert(blocks: unknown): void {
+  for (const { type, text } of texts(blocks)) {
+    expect(type === 'mrkdwn' ? withoutOurs(text) : text.replaceAll(/&(?:lt|gt|amp);/g, '')).not.toMatch(
+      /[<>&]/,
+    );
+    expect(text).not.toMatch(/(?![\n\t])\p{Cc}|\p{Cf}/u);
+    expect(text).not.toContain('xoxb-1234567890');
+    if (type === 'mrkdwn' && text.startsWith('```')) expect(text.slice(3, -3)).not.toContain('```');
+  }
+}
+
+describe('any card', () => {
+  it('stays inside the limits, cannot act, and has the buttons of its state', () => {
+    fc.assert(
+      fc.property(anyView, (view) => {
+        const card = approvalCard(view);
+        expect(broken(card.blocks, 'message')).toEqual([]);
+        expect(card.text.length).toBeLessThanOrEqual(4_000);
+        expect(withoutOurs(card.text)).not.toMatch(/[<>&]/);
+        expectInert(card.blocks);
+        expect(buttonIds(card.blocks)).toEqual(
+          view.status === 'pending'
+            ? ['approval.details', 'approval.approve', 'approval.reject']
+            : ['approval.details'],
+        );
+        expect(card.fits || JSON.stringify(card.blocks).includes('Approve opens the rest first')).toBe(true);
+      }),
+      { numRuns: 150 },
+    );
+  });
+
+  it('that fits shows every argument, condition and the body whole', () => {
+    fc.assert(
+      fc.property(anyView, (view) => {
+        const pending = { ...view, status: 'pending' as const };
+        const card = approvalCard(pending);
+        if (!card.fits) return;
+        const shown = texts(card.blocks)
+          .map(({ text }) => text)
+          .join('\n');
+        const inFence = (text: string) =>
+          escapeText(text).replace(/`{3,}/g, (run) => '\\u{60}'.repeat(run.length));
+        for (const { path, expected } of pending.preconditions)
+          expect(shown).toContain(inFence(`${path} = ${JSON.stringify(expected)}`));
+        expect(shown).toContain(inFence(JSON.stringify(pending.arguments, null, 2)));
+        expect(shown).toContain(inFence(pending.body ?? ''));
+      }),
+      { numRuns: 150 },
+    );
+  });
+
+  it('fills the room of every part with the dearest characters and still fits into a message', () => {
+    for (const dear of ['"', '\\', '&', '<', '\n"', '\u202e', '`']) {
+      const long = dear.repeat(1_200);
+      const view = approvalView({
+        title: long,
+        kind: long,
+        facts: Array.from({ length: 9 }, () => ({ label: long, value: long })),
+        body: long,
+        arguments: { [long]: long },
+        evidence: [{ label: long, value: long, source: long, observedAt: long }],
+        rule: long,
+        reasons: [long, long],
+        policyVersion: long,
+        agent: { name: long, version: long, modelLabel: long },
+        agentReason: long,
+        requester: { teamId: 'T1', userId: long },
+        reviewers: Array.from({ length: 20 }, () => ({ teamId: 'T1', userId: long })),
+        decisions: Array.from({ length: 20 }, () => ({
+          person: { teamId: 'T1', userId: long },
+          decision: 'approve' as const,
+          reason: long,
+          decidedAt: long,
+        })),
+        changes: [{ path: long, expected: long, actual: long }],
+        receiptLine: long,
+        failure: long,
+        deadlineAt: long,
+        createdAt: long,
+      });
+      for (const status of REQUEST_STATUSES)
+        for (const actionStatus of ACTION_STATUSES)
+          expect([
+            dear,
+            status,
+            ...broken(approvalCard({ ...view, status, actionStatus }).blocks, 'message'),
+          ]).toEqual([dear, status]);
+    }
+  });
+});
+
+describe('Details', () => {
+  it('hold everything to the last character, on pages inside the limits', () => {
+    fc.assert(
+      fc.property(anyView, (view) => {
+        const pages = approvalDetails(view);
+        const inFence = (text: string) =>
+          escapeText(text).replace(/`{3,}/g, (run) => '\\u{60}'.repeat(run.length));
+        const joined = pages
+          .flatMap((page) =>
+            texts(page.blocks).filter(({ type, text }) => type === 'mrkdwn' && text.startsWith('```')),
+          )
+          .map(({ text }) => text.slice(4, -4))
+          .join('');
+        for (const page of pages) {
+          expect(broken(page.blocks, 'modal')).toEqual([]);
+          expect(page.title.text.length).toBeLessThanOrEqual(LIMITS.modalTitle);
+          expectInert(page.blocks);
+        }
+        for (const value of Object.values(view.arguments))
+          expect(joined).toContain(
+            inFence(
+              typeof value === 'string' && value.includes('\n') ? value : JSON.stringify(value, null, 2),
+            ),
+          );
+        expect(joined).toContain(inFence(view.body ?? ''));
+        expect(joined).toContain(inFence(view.agentReason));
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it('of one page have no page buttons; of several, a way forward and back', () => {
+    expect(approvalDetails(approvalView()).map((page) => buttonIds(page.blocks))).toEqual([[]]);
+
+    const pages = approvalDetails(approvalView({ body: 'a line of a long change\n'.repeat(15_000) }));
+
+    expect(pages.length).toBeGreaterThan(2);
+    expect(buttonIds(pages[0]?.blocks)).toEqual(['approval.page.next']);
+    expect(buttonIds(pages[1]?.blocks)).toEqual(['approval.page.previous', 'approval.page.next']);
+    expect(buttonIds(pages.at(-1)?.blocks)).toEqual(['approval.page.previous']);
+  });
+});
+
+describe('other messages', () => {
+  it('stay inside the limits and cannot act, whatever they say', () => {
+    fc.assert(
+      fc.property(
+        outside,
+        fc.array(outside, { maxLength: 40 }),
+        fc.constantFrom(...RUN_STATUSES),
+        (words, lines, runStatus) => {
+          const task = draw({
+            kind: 'task',
+            task: taskView({ objective: words, agentSummary: words, progress: lines, runStatus }),
+          });
+          const receipt = draw({
+            kind: 'receipt',
+            line: words,
+            approvedBy: [{ teamId: 'T1', userId: words }],
+          });
+          for (const drawn of [task, receipt]) {
+            expect(broken(drawn.blocks, 'message')).toEqual([]);
+            expectInert(drawn.blocks);
+          }
+          const reference = { d: 'd', r: 'r', h: 'h', c: 'C1', t: null, th: null };
+          expect(broken(rejectModal(words, reference).blocks, 'modal')).toEqual([]);
+        },
+      ),
+      { numRuns: 150 },
+    );
+  });
+
+  it.each<NoteReason>([
+    { kind: 'ineligible', reason: 'requester', reviewers: [REVIEWER_A] },
+    { kind: 'ineligible', reason: 'guest', reviewers: [] },
+    { kind: 'already_decided', status: 'approved', by: REVIEWER_A, at: '2026-11-20T10:02:00.000Z' },
+    { kind: 'already_counted', at: '2026-11-20T10:02:00.000Z' },
+    { kind: 'expired' },
+    { kind: 'replaced' },
+    { kind: 'not_found' },
+    { kind: 'other_deployment' },
+    { kind: 'read_details_first' },
+    { kind: 'modal_expired' },
+    { kind: 'may_not_request' },
+    { kind: 'empty_request' },
+  ])('the note $kind says a whole sentence', (note) => {
+    expect(noteText(note)).toMatch(/\w.*[.]$/);
+    expect(broken(draw({ kind: 'note', note }).blocks, 'message')).toEqual([]);
+  });
+});
