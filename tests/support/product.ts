@@ -152,3 +152,32 @@ export async function askForMerge(test: TestProduct) {
   const card = await cardIn(test.people, ENGINEERING, ts);
   return { ts, card };
 }
+
+/** Pushes another commit to the branch of pull request 1 and returns its new head. */
+export async function moveHead(test: TestProduct): Promise<string> {
+  const repo = '/repos/acme/shop';
+  const before = await test.github('GET', `${repo}/git/ref/heads/fix-rounding`);
+  const parent = before.body.object?.sha ?? '';
+  const commit = await test.github('GET', `${repo}/git/commits/${parent}`);
+  const tree = await test.github('POST', `${repo}/git/trees`, {
+    base_tree: commit.body.tree?.sha,
+    tree: [{ path: 'NOTES.md', mode: '100644', type: 'blob', content: `moved at ${Date.now()}\n` }],
+  });
+  const made = await test.github('POST', `${repo}/git/commits`, {
+    message: 'Add notes',
+    tree: tree.body.sha,
+    parents: [parent],
+  });
+  await test.github('PATCH', `${repo}/git/refs/heads/fix-rounding`, { sha: made.body.sha });
+  return made.body.sha ?? '';
+}
+
+/** Ledger kinds of the newest run, in order. */
+export async function ledgerKinds(test: TestProduct, threadTs: string): Promise<string[]> {
+  const { rows } = await test.db.query<{ entry_kind: string }>({
+    text: `select entry_kind from ledger_entries where subject_kind = 'run'
+             and subject_id = (select run_id::text from tasks where message_ts = $1) order by subject_seq`,
+    values: [threadTs],
+  });
+  return rows.map((row) => row.entry_kind);
+}
