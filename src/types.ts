@@ -339,6 +339,10 @@ export interface TargetView {
   readonly facts: readonly { readonly label: string; readonly value: string }[];
   /** Longer text for Details (a diff, a body), outside text. */
   readonly body?: string;
+  /** What the tool itself found out for the reviewer, independent of the agent. Values may hold outside text. */
+  readonly evidence?: readonly { readonly label: string; readonly value: string; readonly source: string }[];
+  /** Why asking anybody would be pointless: the target cannot take this action. One sentence. */
+  readonly refusal?: string;
 }
 
 export type Reconciliation =

@@ -1,6 +1,6 @@
 /** Reads the check runs of a commit. */
 import { z } from 'zod';
-import type { ReadTool } from '../../types.ts';
+import type { ReadContext, ReadTool } from '../../types.ts';
 import {
   askGitHub,
   type GitHubAccess,
@@ -30,6 +30,31 @@ const answerSchema = z.looseObject({
   ),
 });
 
+export interface CheckRuns {
+  readonly total_count: number;
+  readonly check_runs: readonly {
+    readonly name: string;
+    readonly status: string;
+    readonly conclusion: string | null;
+  }[];
+}
+
+/** The check runs of a commit, the first page of them. Throws TOOL_FAILED or TOOL_REFUSED. */
+export async function listChecks(
+  access: GitHubAccess,
+  { owner, repo, ref }: { readonly owner: string; readonly repo: string; readonly ref: string },
+  context: ReadContext,
+): Promise<CheckRuns> {
+  const data = await askGitHub(access, context, (client) =>
+    client.rest.checks.listForRef({ owner, repo, ref, per_page: PAGE_SIZE }),
+  );
+  const { total_count, check_runs } = parseAnswer(answerSchema, data);
+  return {
+    total_count,
+    check_runs: check_runs.map(({ name, status, conclusion }) => ({ name, status, conclusion })),
+  };
+}
+
 export function githubChecksListForRef(access: GitHubAccess): ReadTool {
   return {
     access: 'read',
@@ -39,15 +64,8 @@ export function githubChecksListForRef(access: GitHubAccess): ReadTool {
     inputSchema: inputSchemaOf(inputSchema),
     parse: (input) => parseInput(inputSchema, input),
     async read(input, context) {
-      const { owner, repo, ref } = parseInput(inputSchema, input);
-      const data = await askGitHub(access, context, (client) =>
-        client.rest.checks.listForRef({ owner, repo, ref, per_page: PAGE_SIZE }),
-      );
-      const { total_count, check_runs } = parseAnswer(answerSchema, data);
-      return {
-        total_count,
-        check_runs: check_runs.map(({ name, status, conclusion }) => ({ name, status, conclusion })),
-      };
+      const { total_count, check_runs } = await listChecks(access, parseInput(inputSchema, input), context);
+      return { total_count, check_runs: check_runs.map((run) => ({ ...run })) };
     },
   };
 }

@@ -7,6 +7,7 @@
 import { z } from 'zod';
 import { CountersignError, hasCode } from '../../errors.ts';
 import type { Json, Precondition, ReadContext, Reconciliation, WriteTool } from '../../types.ts';
+import { listChecks } from './github.checks.listForRef.ts';
 import {
   askGitHub,
   type Comparison,
@@ -70,11 +71,18 @@ export function githubPullsMerge(access: GitHubAccess): WriteTool {
       const { owner, repo } = input;
       // By commit, not by name: a branch that moves between the two reads must not show another diff.
       const basehead = `${pull.base.sha}...${pull.head.sha}`;
-      const data = await askGitHub(access, context, (client) =>
-        client.rest.repos.compareCommitsWithBasehead({ owner, repo, basehead }),
-      );
+      const [data, checks] = await Promise.all([
+        askGitHub(access, context, (client) =>
+          client.rest.repos.compareCommitsWithBasehead({ owner, repo, basehead }),
+        ),
+        checksOf(access, input, pull, context),
+      ]);
       const comparison = parseAnswer(comparisonSchema, data);
       return {
+        ...(pull.state === 'open'
+          ? {}
+          : { refusal: `Pull request ${pull.number} is ${pull.merged ? 'merged' : 'closed'}.` }),
+        evidence: [checks],
         preconditions: preconditionsOf(pull),
         title: `merge pull request ${pull.number} into ${pull.base.ref}`,
         facts: factsOf(input, pull, comparison),
@@ -124,6 +132,37 @@ export function githubPullsMerge(access: GitHubAccess): WriteTool {
     },
   };
 }
+
+/** The checks of the head commit as GitHub has them now. A reviewer should read this from us, not from the agent. */
+async function checksOf(
+  access: GitHubAccess,
+  { owner, repo }: MergeInput,
+  pull: Pull,
+  context: ReadContext,
+): Promise<{ label: string; value: string; source: string }> {
+  const found = { label: `checks at ${pull.head.sha.slice(0, 7)}`, source: 'github.checks.listForRef' };
+  try {
+    const { total_count, check_runs } = await listChecks(
+      access,
+      { owner, repo, ref: pull.head.sha },
+      context,
+    );
+    if (total_count === 0) return { ...found, value: 'none ran' };
+    const rest = check_runs.filter(({ conclusion }) => conclusion === null || !PASSING.has(conclusion));
+    const named = rest.map(({ name, status, conclusion }) => `${name}: ${conclusion ?? status}`);
+    return {
+      ...found,
+      value: [`${check_runs.length - rest.length} of ${total_count} passed`, ...named].join(', '),
+    };
+  } catch (error) {
+    if (context.signal.aborted) throw error;
+    // The right to read checks may be missing, or GitHub is slow: the reviewer is told, and decides.
+    return { ...found, value: 'could not be read' };
+  }
+}
+
+/** Conclusions GitHub itself lets a required check pass with: docs.github.com "About protected branches". */
+const PASSING: ReadonlySet<string> = new Set(['success', 'neutral', 'skipped']);
 
 /** Only what changes the meaning of "merge this": the commit, where it goes, and that it is still to be merged. */
 function preconditionsOf(pull: Pull): Precondition[] {

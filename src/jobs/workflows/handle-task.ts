@@ -134,13 +134,9 @@ async function look(
       ({ signal }) => tool.target(action.arguments, { fetch: deps.egress.read, signal }),
       LOOK,
     );
+    if (target.refusal !== undefined) return { refused: target.refusal };
     const observedAt = step.now().toISOString();
-    const evidence = target.preconditions.map(({ path, expected }) => ({
-      label: path.slice(1).replaceAll('/', ' '),
-      value: typeof expected === 'string' ? expected : JSON.stringify(expected),
-      source: tool.kind,
-      observedAt,
-    }));
+    const evidence = (target.evidence ?? []).map((item) => ({ ...item, observedAt }));
     return { target, evidence };
   } catch (error) {
     if (error instanceof CountersignError && error.code.startsWith('TOOL_'))
