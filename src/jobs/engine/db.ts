@@ -134,7 +134,12 @@ async function send<Row extends object>(
     ...(statement.values === undefined ? {} : { values: [...statement.values] }),
     ...(statement.name === undefined ? {} : { name: statement.name }),
   });
-  return { rows: result.rows, rowCount: result.rowCount ?? 0 };
+  // Several statements in one text (without values) answer with one result each.
+  const results = Array.isArray(result) ? (result as pg.QueryResult<Row>[]) : [result];
+  return {
+    rows: results.flatMap((one) => one.rows),
+    rowCount: results.reduce((sum, one) => sum + (one.rowCount ?? 0), 0),
+  };
 }
 
 async function listen(

@@ -34,6 +34,8 @@ export interface WakeQueue {
   fetch(count: number): Promise<Wake[]>;
   /** Deletes wake-ups that were acted upon. Repeatable. */
   discard(jobIds: readonly string[]): Promise<void>;
+  /** Runs pg-boss's own upkeep once: expires what dead processes fetched, drops what is old. Also runs by itself every minute. */
+  maintain(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -78,6 +80,7 @@ export async function openQueue(database: Queryable, log: Logger): Promise<WakeQ
       if (jobIds.length > 0) await boss.deleteJob(QUEUE, [...jobIds]);
     },
 
+    maintain: () => boss.supervise(QUEUE),
     async close() {
       await boss.stop({ graceful: false, close: false });
     },
@@ -134,7 +137,8 @@ export async function installQueue(
 function adapt(target: Queryable): Db {
   return {
     async executeSql(text: string, values?: unknown[]) {
-      const name = values === undefined ? undefined : preparedName(text);
+      // Upkeep sends several statements in one text, which cannot be prepared; those carry no values.
+      const name = values === undefined || values.length === 0 ? undefined : preparedName(text);
       const { rows } = await target.query({
         text,
         values: values ?? [],
