@@ -37,6 +37,8 @@ create table deployments (
   created_at timestamptz not null default db_now()
 );
 create unique index deployments_only_one on deployments ((true));
+create trigger deployments_append_only before update or delete on deployments
+  for each row execute function refuse_change();
 grant select, insert on deployments to @app_role@;
 
 -- Who in Slack is who on GitHub, kept by admins.

@@ -4,10 +4,10 @@
 -- `hash` covers the previous hash, the entry's own columns and the exact stored `body` (see ledger_hash). `body` holds ids and salted commitments only; the words
 -- stand in ledger_words and can be erased while the chain stays valid. One sealer orders entries globally into seals.
 
--- Format 1: SHA-256 over the previous hash and eight lines; src/jobs/ledger.ts computes the same when it verifies.
-create function ledger_hash(prev_hash bytea, workspace_id text, subject_kind text, subject_id text, subject_seq bigint,
+-- Format 1: SHA-256 over the previous hash and nine lines; src/jobs/ledger.ts computes the same when it verifies.
+create function ledger_hash(prev_hash bytea, format_version integer, workspace_id text, subject_kind text, subject_id text, subject_seq bigint,
     entry_id uuid, entry_kind text, created_at timestamptz, body text) returns bytea language sql immutable as $$
-  select sha256(prev_hash || convert_to(concat_ws(e'\n', workspace_id, subject_kind, subject_id, subject_seq::text,
+  select sha256(prev_hash || convert_to(concat_ws(e'\n', format_version::text, workspace_id, subject_kind, subject_id, subject_seq::text,
     entry_id::text, entry_kind, floor(extract(epoch from created_at) * 1000000)::bigint::text, body), 'UTF8'))
 $$;
 

@@ -108,17 +108,19 @@ create trigger actions_transition before update of status on actions for each ro
   when (old.status is distinct from new.status and not action_transition_is_legal(old.status, new.status))
   execute function refuse_transition();
 -- What was judged and approved is what runs: nothing of it changes after it was proposed.
-create function refuse_action_rewrite() returns trigger language plpgsql as $$
+create function refuse_rewrite() returns trigger language plpgsql as $$
 begin
-  raise exception 'an action is never rewritten' using errcode = 'CS003';
+  raise exception 'a row of % is never rewritten', tg_table_name using errcode = 'CS003';
 end $$;
 create trigger actions_frozen before update on actions for each row
   when (row(old.workspace_id, old.action_id, old.run_id, old.task_id, old.kind, old.arguments::text, old.tool_version, old.credential,
-            old.action_hash, old.preconditions::text, old.target::text, old.agent_name, old.agent_version, old.agent_reason)
+            old.action_hash, old.preconditions::text, old.target::text, old.agent_name, old.agent_version, old.model_label,
+            old.agent_reason, old.replaces_action_id)
         is distinct from
         row(new.workspace_id, new.action_id, new.run_id, new.task_id, new.kind, new.arguments::text, new.tool_version, new.credential,
-            new.action_hash, new.preconditions::text, new.target::text, new.agent_name, new.agent_version, new.agent_reason))
-  execute function refuse_action_rewrite();
+            new.action_hash, new.preconditions::text, new.target::text, new.agent_name, new.agent_version, new.model_label,
+            new.agent_reason, new.replaces_action_id))
+  execute function refuse_rewrite();
 grant select, insert, update on actions to @app_role@;
 
 create table verdicts (
@@ -185,6 +187,14 @@ create index approval_requests_by_run on approval_requests (workspace_id, run_id
 create trigger approval_requests_transition before update of status on approval_requests for each row
   when (old.status is distinct from new.status and not request_transition_is_legal(old.status, new.status))
   execute function refuse_transition();
+-- What a request binds and of whom it asks is frozen with it.
+create trigger approval_requests_frozen before update on approval_requests for each row
+  when (row(old.workspace_id, old.request_id, old.action_id, old.run_id, old.action_hash, old.preconditions::text,
+            old.review_rule::text, old.deadline_at)
+        is distinct from
+        row(new.workspace_id, new.request_id, new.action_id, new.run_id, new.action_hash, new.preconditions::text,
+            new.review_rule::text, new.deadline_at))
+  execute function refuse_rewrite();
 grant select, insert, update on approval_requests to @app_role@;
 
 -- One reviewer's word. One approval and one rejection per person and request.
@@ -217,6 +227,8 @@ create table detail_views (
   primary key (workspace_id, request_id, team_id, user_id),
   foreign key (workspace_id, request_id) references approval_requests
 );
+create trigger detail_views_append_only before update or delete on detail_views
+  for each row execute function refuse_change();
 grant select, insert on detail_views to @app_role@;
 
 -- The carrying out of an action: the intent is written before the call, the receipt after it.

@@ -1,5 +1,11 @@
 -- The edge: what Slack sent us, and what we owe Slack.
 
+-- A claim on a row of these tables holds while its worker lives, and at most until claimed_until.
+create function claim_is_open(claimed_by uuid, claimed_until timestamptz) returns boolean language sql stable as $$
+  select claimed_until is null or claimed_until < db_now()
+    or not exists (select 1 from workers w where w.worker_id = claimed_by and w.lease_until > db_now())
+$$;
+
 -- Stored before the ack. A redelivery collapses on (workspace_id, dedupe_key).
 -- stored -> handled (its consequence committed with it) | parked (needs a person).
 create table inbox (
@@ -12,6 +18,9 @@ create table inbox (
   delivery_count integer not null default 1,
   try_count integer not null default 0,
   next_try_at timestamptz not null default db_now(),
+  -- Worked on by this worker, for as long as it lives and at most until then.
+  claimed_by uuid,
+  claimed_until timestamptz,
   last_error text,
   received_at timestamptz not null default db_now(),
   handled_at timestamptz,
@@ -40,6 +49,7 @@ create table deliveries (
   status text not null default 'due' check (status in ('due', 'settled', 'refused')),
   try_count integer not null default 0,
   next_try_at timestamptz not null default db_now(),
+  claimed_by uuid,
   claimed_until timestamptz,
   last_error text,
   created_at timestamptz not null default db_now(),

@@ -6,7 +6,7 @@ import { describeConfig, readVariables, serveConfig } from './config.ts';
 import { CountersignError } from './errors.ts';
 import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
 import { migrate } from './jobs/engine/migrate.ts';
-import { verifyLedger } from './jobs/ledger.ts';
+import { verifyLedger } from './jobs/ledger-verify.ts';
 import { createLogger, maskSecrets } from './log.ts';
 import { startProduct } from './main.ts';
 

@@ -39,6 +39,9 @@ const ACK_CONNECTIONS = 4;
 /** FAULTS: the ack path fails within a second when it cannot store. */
 const ACK_ACQUIRE_MS = 1_000;
 const CONNECTIONS = 16;
+/** Together below the 25 s after which the process ends whatever is left (FAULTS). */
+const STOP_WORK_MS = 16_000;
+const STOP_REST_MS = 3_000;
 
 export interface Product {
   readonly address: AddressInfo;
@@ -124,11 +127,13 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     log,
     workflows: [handleTask({ database, egress, tools, policyOf, person, agent: ENGINEER, model })],
   });
+  await engine.work();
   const desk = createDesk({ database, engine, policyOf, deploymentId: deployment, tools });
   const agentLabel = { name: ENGINEER.name, version: ENGINEER.version, modelLabel: model.label };
   const deliveries = startDeliveries({
     database,
     bell: engine.bell,
+    workerId: engine.workerId,
     messenger,
     log,
     view: async (ws, kind, subjectId) => {
@@ -175,6 +180,7 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   const inbox = startInbox({
     database,
     bell: engine.bell,
+    workerId: engine.workerId,
     log,
     route: (row) => {
       if (row.workspaceId !== workspaceId) return Promise.resolve(async () => undefined);
@@ -182,17 +188,20 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     },
   });
 
+  // Side by side under one bound: a slow Slack and a slow step must not add up past the time a process is given to end.
   const stop = async (): Promise<void> => {
-    await receiver.stop();
-    await inbox.stop();
-    await engine.stop();
-    await deliveries.stop();
-    await sealer.stop();
-    await ackDatabase.close();
-    await database.close();
+    await Promise.allSettled([
+      within(STOP_WORK_MS, receiver.stop()),
+      within(STOP_WORK_MS, inbox.stop()),
+      engine.stop(STOP_WORK_MS),
+    ]);
+    await Promise.allSettled([within(STOP_REST_MS, deliveries.stop()), within(STOP_REST_MS, sealer.stop())]);
+    await Promise.allSettled([
+      within(STOP_REST_MS, ackDatabase.close()),
+      within(STOP_REST_MS, database.close()),
+    ]);
   };
   try {
-    await engine.work();
     return { address: await receiver.start(), stop };
   } catch (error) {
     await stop();
@@ -233,6 +242,15 @@ function egressFor(config: Config): Egress {
       );
     },
   };
+}
+
+/** Gives up waiting after `boundMs`; what was waited for goes on by itself. */
+async function within(boundMs: number, work: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const bound = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, boundMs);
+  });
+  await Promise.race([work, bound]).finally(() => clearTimeout(timer));
 }
 
 function portTaken(error: unknown, port: number): unknown {

@@ -129,7 +129,14 @@ export function createMessenger(options: MessengerOptions): SlackMessenger {
         return identity(await client.auth.test());
       } catch (error) {
         const failure = deliveryError('auth.test', error);
-        if (failure.code !== 'DELIVERY_REFUSED') throw failure;
+        if (failure.code !== 'DELIVERY_REFUSED')
+          throw new CountersignError(
+            failure.code,
+            `Slack did not answer at ${client.slackApiUrl}: ${failure.message}`,
+            {
+              cause: error,
+            },
+          );
         throw new CountersignError('SLACK_AUTH_FAILED', `Slack refused the bot token: ${failure.message}`, {
           cause: error,
         });

@@ -27,7 +27,7 @@ import { backoffMs } from './engine/segment.ts';
 /** Lower goes first. */
 export const PRIORITY = { decision: 0, progress: 1, digest: 2 } as const;
 
-/** A sender that was not heard of for this long is taken for dead; longer than any one call to Slack. */
+/** A claim is open again after this even while its worker lives; longer than any one call to Slack. */
 const CLAIM_MS = 30_000;
 const BATCH = 10;
 /** What a lost ring left behind is found at this pace (FAULTS: repaired within 60 s). */
@@ -112,6 +112,8 @@ export interface DeliveryOptions {
   readonly bell: Bell;
   readonly messenger: Messenger;
   readonly log: Logger;
+  /** Whose claims these are: they fall with this worker's lease. */
+  readonly workerId: string;
   /** The newest committed state behind a message; null when there is nothing (any more) to show. */
   readonly view: (
     workspaceId: WorkspaceId,
@@ -138,7 +140,7 @@ export function startDeliveries(options: DeliveryOptions): DeliveryLoop {
     running ??= (async () => {
       while (again && !stopped) {
         again = false;
-        const rows = await claim(database);
+        const rows = await claim(database, options.workerId);
         await Promise.all(rows.map((row) => deliver(options, row)));
         if (rows.length === BATCH) again = true;
       }
@@ -170,15 +172,17 @@ export function startDeliveries(options: DeliveryOptions): DeliveryLoop {
   };
 }
 
-async function claim(db: Queryable): Promise<DeliveryRow[]> {
+async function claim(db: Queryable, workerId: string): Promise<DeliveryRow[]> {
   const { rows } = await db.query<DeliveryRow>({
     name: 'delivery_claim',
-    text: `update deliveries d set claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond', try_count = d.try_count + 1
+    text: `update deliveries d set claimed_by = $1, claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond',
+             try_count = d.try_count + 1
            from (select workspace_id, delivery_id from deliveries
-                 where status = 'due' and next_try_at <= db_now() and (claimed_until is null or claimed_until < db_now())
+                 where status = 'due' and next_try_at <= db_now() and claim_is_open(claimed_by, claimed_until)
                  order by priority, next_try_at, delivery_id limit ${BATCH} for update skip locked) due
            where d.workspace_id = due.workspace_id and d.delivery_id = due.delivery_id
            returning d.workspace_id, d.delivery_id, d.view_kind, d.subject_id, d.content, d.target, d.wanted_version, d.ts, d.try_count`,
+    values: [workerId],
   });
   return rows;
 }
@@ -259,7 +263,7 @@ async function viewOf(options: DeliveryOptions, row: DeliveryRow): Promise<Messa
 async function settle(db: Queryable, row: DeliveryRow, ts: string | null): Promise<void> {
   await db.query({
     name: 'delivery_settle',
-    text: `update deliveries set ts = coalesce($3, ts), shown_version = $4, claimed_until = null, try_count = 0, last_error = null,
+    text: `update deliveries set ts = coalesce($3, ts), shown_version = $4, claimed_by = null, claimed_until = null, try_count = 0, last_error = null,
              status = case when wanted_version > $4 then 'due' else 'settled' end, next_try_at = db_now()
            where workspace_id = $1 and delivery_id = $2`,
     values: [row.workspace_id, row.delivery_id, ts, row.wanted_version],
@@ -268,7 +272,7 @@ async function settle(db: Queryable, row: DeliveryRow, ts: string | null): Promi
 
 async function retryLater(db: Queryable, row: DeliveryRow, message: string, waitMs: number): Promise<void> {
   await db.query({
-    text: `update deliveries set claimed_until = null, last_error = $3, next_try_at = db_now() + $4 * interval '1 millisecond'
+    text: `update deliveries set claimed_by = null, claimed_until = null, last_error = $3, next_try_at = db_now() + $4 * interval '1 millisecond'
            where workspace_id = $1 and delivery_id = $2`,
     values: [row.workspace_id, row.delivery_id, message, waitMs],
   });
@@ -276,7 +280,7 @@ async function retryLater(db: Queryable, row: DeliveryRow, message: string, wait
 
 async function refuse(db: Queryable, row: DeliveryRow, message: string): Promise<void> {
   await db.query({
-    text: `update deliveries set status = 'refused', claimed_until = null, last_error = $3
+    text: `update deliveries set status = 'refused', claimed_by = null, claimed_until = null, last_error = $3
            where workspace_id = $1 and delivery_id = $2`,
     values: [row.workspace_id, row.delivery_id, message],
   });

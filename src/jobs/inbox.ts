@@ -14,7 +14,7 @@ import type { Database } from './engine/db.ts';
 import { WAKE_CHANNEL } from './engine/queue.ts';
 import { backoffMs } from './engine/segment.ts';
 
-/** A worker that was not heard of for this long is taken for dead. Longer than the look-ups of one row. */
+/** A claim is open again after this even while its worker lives. Longer than the look-ups of one row. */
 const CLAIM_MS = 30_000;
 /** Rows turned into consequences at once: each holds at most one connection, and not during look-ups. */
 const BATCH = 8;
@@ -65,6 +65,8 @@ export interface InboxOptions {
   readonly database: Database;
   readonly bell: Bell;
   readonly log: Logger;
+  /** Whose claims these are: they fall with this worker's lease. */
+  readonly workerId: string;
   /** What follows from a row; looks things up outside any transaction. */
   readonly route: (row: InboxRow) => Promise<Consequence>;
 }
@@ -90,7 +92,7 @@ export function startInbox(options: InboxOptions): InboxLoop {
       while (again && !stopped && running.size < BATCH) {
         again = false;
         const free = BATCH - running.size;
-        const rows = await claim(database, free);
+        const rows = await claim(database, options.workerId, free);
         if (rows.length === free) again = true;
         for (const row of rows) {
           const work = handle(options, row).finally(() => {
@@ -119,15 +121,15 @@ export function startInbox(options: InboxOptions): InboxLoop {
   };
 }
 
-async function claim(db: Queryable, count: number): Promise<InboxRowRow[]> {
+async function claim(db: Queryable, workerId: string, count: number): Promise<InboxRowRow[]> {
   const { rows } = await db.query<InboxRowRow>({
     name: 'inbox_claim',
-    text: `update inbox i set next_try_at = db_now() + ${CLAIM_MS} * interval '1 millisecond', try_count = i.try_count + 1
-           from (select workspace_id, inbox_id from inbox where status = 'stored' and next_try_at <= db_now()
+    text: `update inbox i set claimed_by = $2, claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond', try_count = i.try_count + 1
+           from (select workspace_id, inbox_id from inbox where status = 'stored' and next_try_at <= db_now() and claim_is_open(claimed_by, claimed_until)
                  order by next_try_at limit $1 for update skip locked) due
            where i.workspace_id = due.workspace_id and i.inbox_id = due.inbox_id
            returning i.workspace_id, i.inbox_id, i.source, i.payload, i.received_at, i.try_count`,
-    values: [count],
+    values: [count, workerId],
   });
   return rows;
 }
@@ -166,7 +168,7 @@ async function handle(options: InboxOptions, row: InboxRowRow): Promise<void> {
     );
     await database
       .query({
-        text: `update inbox set status = $3, last_error = $4, next_try_at = db_now() + $5 * interval '1 millisecond'
+        text: `update inbox set status = $3, last_error = $4, claimed_by = null, claimed_until = null, next_try_at = db_now() + $5 * interval '1 millisecond'
                where workspace_id = $1 and inbox_id = $2 and status = 'stored'`,
         values: [
           row.workspace_id,

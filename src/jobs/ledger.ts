@@ -9,12 +9,12 @@ import { createHash, randomBytes, randomUUIDv7 } from 'node:crypto';
 import canonicalize from 'canonicalize';
 import type { Logger } from '../log.ts';
 import { maskSecrets } from '../log.ts';
-import type { JsonObject, Queryable, Tx, WorkspaceId } from '../types.ts';
+import type { JsonObject, Tx, WorkspaceId } from '../types.ts';
 import type { Database } from './engine/db.ts';
 
 export const LEDGER_FORMAT = 1;
 /** What the first entry of a subject, and the first seal, chain to. */
-const GENESIS = Buffer.alloc(32);
+export const GENESIS = Buffer.alloc(32);
 /** DESIGN law 12: sealed within a second. Waiting a little lets one seal cover a burst. */
 const SEAL_AFTER_MS = 300;
 /** What a crash left unsealed is found at this pace. */
@@ -87,11 +87,11 @@ export async function appendEntry(tx: Tx, entry: LedgerEntry): Promise<void> {
     text: `with moment as (select db_now() as at),
            head as (
              insert into ledger_subjects (workspace_id, subject_kind, subject_id, last_seq, prev_hash, last_hash)
-             select $1::text, $2::text, $3::text, 1, $7::bytea, ledger_hash($7::bytea, $1, $2, $3, 1, $4::uuid, $5, at, $6) from moment
+             select $1::text, $2::text, $3::text, 1, $7::bytea, ledger_hash($7::bytea, ${LEDGER_FORMAT}, $1, $2, $3, 1, $4::uuid, $5, at, $6) from moment
              on conflict (workspace_id, subject_kind, subject_id) do update set
                last_seq = ledger_subjects.last_seq + 1,
                prev_hash = ledger_subjects.last_hash,
-               last_hash = ledger_hash(ledger_subjects.last_hash, $1, $2, $3, ledger_subjects.last_seq + 1, $4::uuid, $5,
+               last_hash = ledger_hash(ledger_subjects.last_hash, ${LEDGER_FORMAT}, $1, $2, $3, ledger_subjects.last_seq + 1, $4::uuid, $5,
                  (select at from moment), $6)
              returning last_seq, prev_hash, last_hash),
            entry as (
@@ -156,11 +156,13 @@ export function startSealer(database: Database, log: Logger): Sealer {
 /** Makes one seal over what is unsealed. True when there may be more. Another process sealing at the moment: false. */
 export async function sealOnce(database: Database): Promise<boolean> {
   return database.transaction(async (tx) => {
-    const { rows: lock } = await tx.query<{ mine: boolean }>({
-      text: 'select pg_try_advisory_xact_lock($1) as mine',
+    const { rows: lock } = await tx.query<{ mine: boolean; at: string; at_us: string }>({
+      text: `select pg_try_advisory_xact_lock($1) as mine, at::text, floor(extract(epoch from at) * 1000000)::bigint::text as at_us
+             from (select db_now() as at) moment`,
       values: [SEAL_LOCK],
     });
-    if (!lock[0]?.mine) return false;
+    const moment = lock[0];
+    if (!moment?.mine) return false;
     const { rows: entries } = await tx.query<{ entry_id: string; hash: Buffer }>({
       name: 'ledger_unsealed_read',
       text: `select entry_id, hash from ledger_unsealed order by entry_id limit ${SEAL_BATCH}`,
@@ -177,7 +179,7 @@ export async function sealOnce(database: Database): Promise<boolean> {
       name: 'ledger_seal',
       text: `with sealed as (
                insert into ledger_seals (seal_no, prev_seal, merkle_root, entry_count, seal, sealed_at)
-               values ($1, $2, $3, $4, $5, db_now())),
+               values ($1, $2, $3, $4, $5, $7::timestamptz)),
              members as (
                insert into ledger_seal_members (seal_no, ordinal, entry_id)
                select $1, place - 1, id from unnest($6::uuid[]) with ordinality as m (id, place))
@@ -187,8 +189,9 @@ export async function sealOnce(database: Database): Promise<boolean> {
         prevSeal,
         root,
         entries.length,
-        sealHash(sealNo, prevSeal, root, entries.length),
+        sealHash({ sealNo, prevSeal, root, count: entries.length, atUs: moment.at_us }),
         entries.map((entry) => entry.entry_id),
+        moment.at,
       ],
     });
     return entries.length === SEAL_BATCH;
@@ -209,131 +212,21 @@ export function merkleRoot(leaves: readonly Buffer[]): Buffer {
   return level[0] ?? GENESIS;
 }
 
-function sealHash(sealNo: number, prevSeal: Buffer, root: Buffer, count: number): Buffer {
-  return sha256(prevSeal, root, Buffer.from(`${sealNo}\n${count}`));
+export interface Seal {
+  readonly sealNo: number;
+  readonly prevSeal: Buffer;
+  readonly root: Buffer;
+  readonly count: number;
+  /** Microseconds since the epoch, in decimal. */
+  readonly atUs: string;
 }
 
-function sha256(...parts: readonly Buffer[]): Buffer {
+export function sealHash({ sealNo, prevSeal, root, count, atUs }: Seal): Buffer {
+  return sha256(prevSeal, root, Buffer.from(`${sealNo}\n${count}\n${atUs}`));
+}
+
+export function sha256(...parts: readonly Buffer[]): Buffer {
   const hash = createHash('sha256');
   for (const part of parts) hash.update(part);
   return hash.digest();
-}
-
-export interface LedgerCheck {
-  readonly entries: number;
-  readonly subjects: number;
-  readonly seals: number;
-  /** Entries committed and not yet sealed; normally none older than a second. */
-  readonly unsealed: number;
-  /** The first row that does not verify, in words; null when all do. */
-  readonly firstBad: string | null;
-  /** Hex of the newest seal, null before the first. */
-  readonly head: string | null;
-}
-
-interface EntryRow {
-  workspace_id: string;
-  subject_kind: string;
-  subject_id: string;
-  subject_seq: number;
-  entry_id: string;
-  entry_kind: string;
-  body: string;
-  prev_hash: Buffer;
-  hash: Buffer;
-  at_us: string;
-}
-
-/** Reads the whole ledger and recomputes every hash, chain and seal. Changes nothing. */
-export async function verifyLedger(db: Queryable): Promise<LedgerCheck> {
-  const { rows: entries } = await db.query<EntryRow>({
-    text: `select workspace_id, subject_kind, subject_id, subject_seq, entry_id, entry_kind, body, prev_hash, hash,
-             floor(extract(epoch from created_at) * 1000000)::bigint::text as at_us
-           from ledger_entries order by workspace_id, subject_kind, subject_id, subject_seq`,
-  });
-  const { rows: heads } = await db.query<{ subject: string; last_seq: number; last_hash: Buffer }>({
-    text: `select concat_ws(' ', workspace_id, subject_kind, subject_id) as subject, last_seq, last_hash from ledger_subjects`,
-  });
-  const { rows: seals } = await db.query<{
-    seal_no: number;
-    prev_seal: Buffer;
-    merkle_root: Buffer;
-    entry_count: number;
-    seal: Buffer;
-  }>({
-    text: 'select seal_no, prev_seal, merkle_root, entry_count, seal from ledger_seals order by seal_no',
-  });
-  const { rows: members } = await db.query<{ seal_no: number; entry_id: string }>({
-    text: 'select seal_no, entry_id from ledger_seal_members order by seal_no, ordinal',
-  });
-  const { rows: words } = await db.query<{ entry_id: string; field: string; salt: Buffer; words: string }>({
-    text: 'select entry_id, field, salt, words from ledger_words',
-  });
-  const { rows: waiting } = await db.query<{ count: number }>({
-    text: 'select count(*) as count from ledger_unsealed',
-  });
-
-  const tails = new Map<string, { seq: number; hash: Buffer }>();
-  const hashes = new Map<string, Buffer>();
-  const bodies = new Map<string, string>();
-  const bad = ((): string | null => {
-    for (const row of entries) {
-      const subject = `${row.workspace_id} ${row.subject_kind} ${row.subject_id}`;
-      const tail = tails.get(subject) ?? { seq: 0, hash: GENESIS };
-      const where = `entry ${row.subject_seq} of ${subject}`;
-      if (row.subject_seq !== tail.seq + 1) return `${where}: a gap after ${tail.seq}`;
-      if (!row.prev_hash.equals(tail.hash)) return `${where}: not chained to the entry before`;
-      const lines = [
-        row.workspace_id,
-        row.subject_kind,
-        row.subject_id,
-        row.subject_seq,
-        row.entry_id,
-        row.entry_kind,
-        row.at_us,
-        row.body,
-      ];
-      if (!row.hash.equals(sha256(row.prev_hash, Buffer.from(lines.join('\n')))))
-        return `${where}: its content does not match its hash`;
-      tails.set(subject, { seq: row.subject_seq, hash: row.hash });
-      hashes.set(row.entry_id, row.hash);
-      bodies.set(row.entry_id, row.body);
-    }
-    for (const head of heads) {
-      const tail = tails.get(head.subject);
-      if (tail?.seq !== head.last_seq || !tail.hash.equals(head.last_hash))
-        return `subject ${head.subject}: entries are missing at its end`;
-    }
-    if (heads.length !== tails.size) return 'a subject without a head row';
-    for (const word of words) {
-      const body = JSON.parse(bodies.get(word.entry_id) ?? '{}') as { commitments?: Record<string, string> };
-      if (body.commitments?.[word.field] !== sha256(word.salt, Buffer.from(word.words)).toString('hex'))
-        return `words ${word.field} of entry ${word.entry_id}: do not match their commitment`;
-    }
-    let prev: { seal_no: number; seal: Buffer } = { seal_no: 0, seal: GENESIS };
-    const bySeal = Map.groupBy(members, (member) => member.seal_no);
-    for (const seal of seals) {
-      const leaves = (bySeal.get(seal.seal_no) ?? []).flatMap((member) => hashes.get(member.entry_id) ?? []);
-      const where = `seal ${seal.seal_no}`;
-      if (seal.seal_no !== prev.seal_no + 1 || !seal.prev_seal.equals(prev.seal))
-        return `${where}: not chained to the seal before`;
-      if (leaves.length !== seal.entry_count)
-        return `${where}: ${leaves.length} of its ${seal.entry_count} entries exist`;
-      if (!merkleRoot(leaves).equals(seal.merkle_root)) return `${where}: its entries do not match its root`;
-      if (!sealHash(seal.seal_no, seal.prev_seal, seal.merkle_root, seal.entry_count).equals(seal.seal))
-        return `${where}: altered`;
-      prev = seal;
-    }
-    if (members.length + (waiting[0]?.count ?? 0) !== entries.length)
-      return 'an entry is neither sealed nor waiting to be';
-    return null;
-  })();
-  return {
-    entries: entries.length,
-    subjects: tails.size,
-    seals: seals.length,
-    unsealed: waiting[0]?.count ?? 0,
-    firstBad: bad,
-    head: seals.at(-1)?.seal.toString('hex') ?? null,
-  };
 }

@@ -3,7 +3,7 @@
  * second person's click, exactly the approved head is merged after it, and everybody sees what happened.
  */
 import { expect, test } from 'vitest';
-import { verifyLedger } from '../../src/jobs/ledger.ts';
+import { verifyLedger } from '../../src/jobs/ledger-verify.ts';
 import { until } from '../support/database.ts';
 import { ENGINEERING, REVIEWER_A } from '../support/people.ts';
 import { askForMerge, useProduct } from '../support/product.ts';

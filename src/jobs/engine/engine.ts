@@ -2,6 +2,7 @@
  * The engine: durable runs over Postgres. It knows workflows, runs, steps, waits and events; nothing of approvals,
  * agents, policies or Slack.
  */
+import { randomUUIDv7 } from 'node:crypto';
 import { CountersignError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import type { Json, Person, RunRef, Tx, WorkspaceId } from '../../types.ts';
@@ -44,6 +45,8 @@ export interface Engine {
   lockEvent(tx: Tx, address: EventAddress): Promise<void>;
   readonly bell: Bell;
   readonly versions: readonly { readonly name: string; readonly version: number }[];
+  /** Names this process; alive in the table `workers` from `work` to `stop`. */
+  readonly workerId: string;
   /** Starts working on runs; once. */
   work(): Promise<void>;
   /** See `Worker.idle`. */
@@ -56,6 +59,7 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   const registry = createRegistry(options.workflows);
   const queue = await openQueue(options.database, options.log);
   const bell = await openBell(options.database);
+  const workerId = randomUUIDv7();
   let worker: Worker | undefined;
   return {
     async start(tx, start) {
@@ -82,9 +86,11 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     lockEvent,
     bell,
     versions: registry.versions,
+    workerId,
     async work() {
       const { database, log, slots, onParked } = options;
       worker = await startWorker({
+        workerId,
         database,
         queue,
         bell,

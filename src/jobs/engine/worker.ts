@@ -5,7 +5,6 @@
  * one row, renewed by one heartbeat; when it ends, all its runs may be taken over, and its late writes are refused by their fences.
  */
 import { execFile } from 'node:child_process';
-import { randomUUIDv7 } from 'node:crypto';
 import { readFile, readlink } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -43,6 +42,8 @@ const DISCARD_BATCH = 200;
 const MAX_TIMER_MS = 3_600_000;
 
 export interface WorkerOptions {
+  /** Names this process in every claim. */
+  readonly workerId: string;
   readonly database: Database;
   readonly queue: WakeQueue;
   readonly bell: Bell;
@@ -69,7 +70,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
 
 class RunningWorker implements Worker {
   readonly #options: WorkerOptions;
-  readonly #id = randomUUIDv7();
+  readonly #id: string;
   readonly #slots: number;
   /** Held runs by id. Entered before the claim, so that a doubled hint does not claim twice. */
   readonly #active = new Map<string, Segment | 'claiming'>();
@@ -85,6 +86,7 @@ class RunningWorker implements Worker {
 
   constructor(options: WorkerOptions) {
     this.#options = options;
+    this.#id = options.workerId;
     this.#slots = options.slots ?? 10;
   }
 

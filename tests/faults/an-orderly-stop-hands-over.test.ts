@@ -1,0 +1,52 @@
+/**
+ * Guarantee: asked to end (SIGTERM), the process takes no more work, lets a step in flight finish or gives its run back, and ends with
+ * status 0 within 25 seconds; the next start completes the run as if nothing had happened.
+ */
+import { expect, test } from 'vitest';
+import { until } from '../support/database.ts';
+import { STOP_MS, useProcess } from '../support/process.ts';
+import { approve, ask, expectMergedOnce, ofRun, openCard, openPull } from './story.ts';
+
+const product = useProcess();
+
+test('a step that ends in time is recorded before the process ends, and not repeated', async () => {
+  const pull = await openPull(product);
+  await product.fault({ match: { method: 'GET', pathPattern: '/compare/' }, kind: 'hold' });
+  const story = await ask(product, pull);
+  await product.held(1);
+  const read = `select fence from steps join this using (run_id) where path like 'turn-2-call-0/%'`;
+  expect(await ofRun(product, story, read)).toEqual([]);
+
+  const { url } = product.now;
+  const stopping = product.stop();
+  await until(
+    'no more requests to be taken',
+    async () => (await fetch(`${url}/healthz`).catch(() => null)) === null,
+  );
+  await product.release();
+  const { code, tookMs } = await stopping;
+  expect(code).toBe(0);
+  expect(tookMs).toBeLessThan(STOP_MS);
+
+  await product.start();
+  expect(await ofRun(product, story, read)).toEqual([{ fence: 1 }]);
+  const card = await openCard(product, story);
+  await approve(product, card);
+  await expectMergedOnce(product, { ...story, card });
+}, 90_000);
+
+test('a step that does not end is given up in time, and done after the next start', async () => {
+  const pull = await openPull(product);
+  await product.fault({ match: { method: 'GET', pathPattern: '/compare/' }, kind: 'hold' });
+  const story = await ask(product, pull);
+  await product.held(1);
+
+  const { code, tookMs } = await product.stop();
+  expect(code).toBe(0);
+  expect(tookMs).toBeLessThan(STOP_MS);
+
+  await product.start();
+  const card = await openCard(product, story);
+  await approve(product, card);
+  await expectMergedOnce(product, { ...story, card });
+}, 120_000);
