@@ -1,14 +1,17 @@
 /**
  * The verbs of the command line. Loaded after the Node.js version was checked.
  */
+import { userInfo } from 'node:os';
 import { Command, CommanderError } from 'commander';
-import { describeConfig, readVariables, serveConfig } from './config.ts';
+import { describeConfig, readPolicyFile, readVariables, serveConfig } from './config.ts';
 import { CountersignError } from './errors.ts';
+import { activatePolicy, onlyWorkspace } from './jobs/definitions.ts';
 import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
 import { migrate } from './jobs/engine/migrate.ts';
 import { verifyLedger } from './jobs/ledger-verify.ts';
 import { createLogger, maskSecrets } from './log.ts';
 import { startProduct } from './main.ts';
+import { firstPolicy, parsePolicyPeople } from './policies/first-policy.ts';
 
 /** FAULTS: finish or hand over within 25 s; then the process goes whatever is left. */
 const STOP_MS = 25_000;
@@ -40,6 +43,19 @@ Examples:
     .command('migrate')
     .description('Apply due migrations with DATABASE_ADMIN_URL, then end')
     .action(applyMigrations);
+  program
+    .command('policy')
+    .description('Look at or change the policy')
+    .command('apply')
+    .description(
+      'Activate the policy file named by COUNTERSIGN_POLICY; recorded in the ledger with who and why',
+    )
+    .requiredOption('--reason <words>', 'why, for the ledger')
+    .addHelpText(
+      'after',
+      '\nExample:\n  $ COUNTERSIGN_POLICY=policy.json countersign policy apply --reason "second reviewer joined"',
+    )
+    .action(policyApply);
   program
     .command('ledger')
     .description('Look at the ledger')
@@ -100,6 +116,37 @@ async function applyMigrations(): Promise<void> {
     appRole: decodeURIComponent(new URL(DATABASE_URL).username),
   });
   process.stdout.write(applied.length === 0 ? 'Nothing to do.\n' : `Applied ${applied.join(', ')}\n`);
+}
+
+async function policyApply(options: { reason: string }): Promise<void> {
+  const { DATABASE_URL, COUNTERSIGN_POLICY } = readVariables();
+  if (DATABASE_URL === undefined || COUNTERSIGN_POLICY === undefined)
+    throw new CountersignError('CONFIG_INVALID', 'policy apply needs DATABASE_URL and COUNTERSIGN_POLICY');
+  const content = readPolicyFile(COUNTERSIGN_POLICY);
+  const { version } = firstPolicy(parsePolicyPeople(content));
+  await probeDatabase(DATABASE_URL);
+  const database = connectDatabase({
+    url: DATABASE_URL,
+    log: createLogger({ level: 'silent' }),
+    maxConnections: 1,
+  });
+  try {
+    const workspaceId = await onlyWorkspace(database);
+    if (workspaceId === null)
+      throw new CountersignError(
+        'CONFIG_INVALID',
+        'This database has no workspace yet; start the product once, it applies the first policy',
+      );
+    const by = `cli/${userInfo().username}`;
+    const changed = await database.transaction((tx) =>
+      activatePolicy(tx, workspaceId, { version, content }, by, options.reason),
+    );
+    process.stdout.write(
+      changed ? `Policy ${version} is active.\n` : `Policy ${version} was active already.\n`,
+    );
+  } finally {
+    await database.close();
+  }
 }
 
 async function ledgerVerify(options: { json?: boolean }): Promise<void> {

@@ -5,6 +5,8 @@
  * Invariant: whether a failure may be tried again is decided here, once per code, never at the place that catches.
  */
 
+import { maskSecrets } from './log.ts';
+
 /** `retryable`: the same call may succeed later. `terminal`: trying again without a change is pointless. */
 export type ErrorClass = 'retryable' | 'terminal';
 
@@ -29,6 +31,8 @@ export const ERROR_TABLE = {
   STEP_NAME_AMBIGUOUS: ['terminal', 'Two steps of one branch were in flight under the same name.'],
   JOURNAL_MISMATCH: ['terminal', 'The journal does not fit the code that replays it.'],
   STEP_TIMEOUT: ['retryable', 'A step took longer than its bound.'],
+  WORKER_LOST: ['terminal', 'The processes that worked the run were lost several times without progress.'],
+  DATABASE_REFUSED: ['terminal', 'The database refused what a step wrote: bad data, a constraint or a rule.'],
   STEP_RESULT_TOO_LARGE: ['terminal', 'A step returned more than the journal stores.'],
   STEP_RESULT_NOT_JSON: ['terminal', 'A step returned something that JSON cannot hold.'],
   // Edge
@@ -95,10 +99,17 @@ export function hasCode(error: unknown, code: ErrorCode): error is CountersignEr
   return error instanceof CountersignError && error.code === code;
 }
 
-/** Turns anything thrown into its stored form. An unknown error is retryable: most are outside trouble. */
+/** Long enough for any sentence of ours; what libraries quote beyond it helps nobody. */
+const MAX_MESSAGE_LENGTH = 2_000;
+
+/**
+ * Turns anything thrown into its stored form, with credentials masked. An unknown error is retryable: most are outside
+ * trouble.
+ */
 export function toStoredError(error: unknown): StoredError {
-  if (error instanceof CountersignError)
-    return { code: error.code, message: error.message, errorClass: error.errorClass };
-  if (error instanceof Error) return { code: error.name, message: error.message, errorClass: 'retryable' };
-  return { code: 'Error', message: String(error), errorClass: 'retryable' };
+  const message = maskSecrets(error instanceof Error ? error.message : String(error))
+    .replaceAll('\0', '\uFFFD')
+    .slice(0, MAX_MESSAGE_LENGTH);
+  if (error instanceof CountersignError) return { code: error.code, message, errorClass: error.errorClass };
+  return { code: error instanceof Error ? error.name : 'Error', message, errorClass: 'retryable' };
 }

@@ -14,6 +14,11 @@ export interface PermitBinding {
   readonly actionHash: string;
   /** The fence of the attempt that minted it. */
   readonly fence: number;
+  /**
+   * Milliseconds since the epoch, this process's clock: nothing is sent after it. Taken before the minting transaction, so that a
+   * process which stood still since then cannot send what another has meanwhile looked for, found absent, and sent itself.
+   */
+  readonly sendBy: number;
 }
 
 /** Held by this module alone: the constructor of `Permit` is reachable from any permit, the key is not. */
@@ -45,7 +50,12 @@ class Permit {
   constructor(key: typeof MINT_KEY, binding: PermitBinding) {
     if (key !== MINT_KEY)
       throw new CountersignError('PERMIT_REQUIRED', 'A permit is minted by the executor only.');
-    this.#binding = { actionId: binding.actionId, actionHash: binding.actionHash, fence: binding.fence };
+    this.#binding = {
+      actionId: binding.actionId,
+      actionHash: binding.actionHash,
+      fence: binding.fence,
+      sendBy: binding.sendBy,
+    };
   }
 
   get actionId(): string {
@@ -58,6 +68,10 @@ class Permit {
 
   get fence(): number {
     return this.#binding.fence;
+  }
+
+  get sendBy(): number {
+    return this.#binding.sendBy;
   }
 
   /** Spends the permit: from now on nothing is written with it. Repeatable. */
@@ -131,7 +145,13 @@ export function createEgress(options: EgressOptions): Egress {
     read: guarded(() => false),
     write(permit: Permit): Fetch {
       if (!take(permit)) throw new CountersignError('PERMIT_REQUIRED', 'The permit is not live.');
-      return guarded(() => isLive(permit));
+      return guarded(() => {
+        if (!isLive(permit)) return false;
+        // Retryable: whether the action was carried out meanwhile is for the next try to find out.
+        if (Date.now() > permit.sendBy)
+          throw new CountersignError('TOOL_FAILED', 'The permit was not used in time; nothing was sent.');
+        return true;
+      });
     },
   });
 }

@@ -24,7 +24,7 @@ import type {
 import { openRequest } from './approvals.ts';
 import type { PolicyInForce } from './definitions.ts';
 import { redraw } from './deliveries.ts';
-import { appendEntry } from './ledger.ts';
+import { appendEntry, storable } from './ledger.ts';
 import type { AgentLabel, Task } from './tasks.ts';
 
 export interface Proposal {
@@ -49,7 +49,8 @@ export interface Judged {
   readonly request: { readonly requestId: string; readonly deadlineAt: string } | null;
 }
 
-const TIER_RANK: Readonly<Record<RiskTier, number>> = { low: 0, medium: 1, high: 2 };
+/** For comparing tiers. */
+export const TIER_RANK: Readonly<Record<RiskTier, number>> = { low: 0, medium: 1, high: 2 };
 
 /** Stores a proposed action, judges it by the newest policy and, where people must decide, asks them. All in the caller's transaction. */
 export async function propose(tx: Tx, policyOf: PolicyInForce, proposal: Proposal): Promise<Judged> {
@@ -77,7 +78,7 @@ export async function propose(tx: Tx, policyOf: PolicyInForce, proposal: Proposa
       agent.name,
       agent.version,
       agent.modelLabel,
-      proposal.agentReason,
+      storable(proposal.agentReason),
     ],
   });
   for (const [ordinal, item] of proposal.evidence.entries())
@@ -90,8 +91,8 @@ export async function propose(tx: Tx, policyOf: PolicyInForce, proposal: Proposa
         randomUUIDv7(),
         actionId,
         ordinal,
-        item.label,
-        item.value,
+        storable(item.label),
+        storable(item.value),
         item.source,
         item.observedAt,
       ],

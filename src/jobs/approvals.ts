@@ -8,6 +8,7 @@
  * Lock order: event key -> runs -> request -> action -> ledger subject.
  */
 import { randomUUIDv7 } from 'node:crypto';
+import { canonicalJson } from '../policies/fingerprint.ts';
 import type {
   DeliveryTarget,
   Eligibility,
@@ -20,6 +21,7 @@ import type {
   Queryable,
   RequestStatus,
   ReviewRule,
+  RiskTier,
   Tx,
   WorkspaceId,
 } from '../types.ts';
@@ -87,12 +89,12 @@ export async function openRequest(
       requestId,
       actionId: open.actionId,
       actionHash: open.actionHash,
-      preconditions: open.preconditions as unknown as Json,
       quorum: open.rule.quorum,
       reviewers: open.rule.reviewers.map((person) => `${person.teamId}/${person.userId}`),
       deadlineAt,
       policyVersion: open.policyVersion,
     },
+    words: { preconditions: canonicalJson(open.preconditions as unknown as Json) },
   });
   return { requestId, deadlineAt };
 }
@@ -108,6 +110,10 @@ export interface StoredRequest {
   readonly rule: ReviewRule;
   /** Its deadline has passed, in database time, whether or not it was expired yet. */
   readonly overdue: boolean;
+  /** Since it was closed, in database time; 0 while it is pending. */
+  readonly closedForMs: number;
+  /** What it was judged when people were asked. */
+  readonly tier: RiskTier;
 }
 
 interface RequestRow {
@@ -120,6 +126,8 @@ interface RequestRow {
   preconditions: Precondition[];
   review_rule: ReviewRule;
   overdue: boolean;
+  closed_for_ms: number | null;
+  tier: RiskTier;
 }
 
 async function requestRow(
@@ -131,7 +139,9 @@ async function requestRow(
   const { rows } = await db.query<RequestRow>({
     name: `request_by_${where.column}${lock === '' ? '' : '_locked'}`,
     text: `select r.request_id, r.action_id, r.run_id, a.task_id, r.status, r.action_hash, r.preconditions, r.review_rule,
-             r.deadline_at <= db_now() as overdue
+             r.deadline_at <= db_now() as overdue,
+             extract(epoch from db_now() - r.closed_at)::float8 * 1000 as closed_for_ms,
+             (select v.tier from verdicts v where v.workspace_id = a.workspace_id and v.action_id = a.action_id order by v.created_at limit 1) as tier
            from approval_requests r join actions a on a.workspace_id = r.workspace_id and a.action_id = r.action_id
            where r.workspace_id = $1 and r.${where.column} = $2 order by r.created_at desc limit 1 ${lock}`,
     values: [workspaceId, where.id],
@@ -149,6 +159,8 @@ async function requestRow(
         preconditions: row.preconditions,
         rule: row.review_rule,
         overdue: row.overdue,
+        closedForMs: row.closed_for_ms ?? 0,
+        tier: row.tier,
       };
 }
 
@@ -189,7 +201,7 @@ export async function decide(tx: Tx, deps: DecideDeps, asked: DecisionAsked): Pr
       subjectId: runId ?? workspaceId,
       kind: 'approval.click_refused',
       facts: {
-        requestId: asked.requestId.slice(0, 64),
+        requestId: UUID.test(asked.requestId) ? asked.requestId : null,
         person: `${person.teamId}/${person.userId}`,
         decision: asked.decision,
         why: note.kind === 'ineligible' ? note.reason : note.kind,
@@ -339,8 +351,8 @@ async function closeRequest(
         requestId: request.requestId,
         actionId: request.actionId,
         actionHash: request.actionHash,
-        changes: changes as unknown as Json,
       },
+      ...(changes.length === 0 ? {} : { words: { changes: canonicalJson(changes as unknown as Json) } }),
     });
   await redraw(tx, task.workspaceId, request.requestId);
   await redraw(tx, task.workspaceId, task.taskId);
@@ -364,6 +376,11 @@ export async function expire(
   await moveAction(tx, task.workspaceId, actionId, 'awaiting', 'closed');
   await closeRequest(tx, task, request, 'pending', 'expired');
   return { status: 'expired', reason: null };
+}
+
+/** Ends an approval that was not executed in time. The caller has locked request and action. */
+export async function lapse(tx: Tx, task: Task, request: StoredRequest): Promise<void> {
+  await closeRequest(tx, task, request, 'approved', 'expired');
 }
 
 /** Voids an approval because what was approved no longer stands. The caller has locked request and action. */

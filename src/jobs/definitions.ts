@@ -122,7 +122,18 @@ export async function registerAgent(
     );
 }
 
-/** Makes the workspace's row, or brings what is known of it up to date. Repeatable. */
+/** The workspace this database belongs to; null before the first start. */
+export async function onlyWorkspace(db: Queryable): Promise<WorkspaceId | null> {
+  const { rows } = await db.query<{ workspace_id: string }>({
+    text: 'select workspace_id from workspaces limit 1',
+  });
+  return rows[0]?.workspace_id ?? null;
+}
+
+/**
+ * Makes the workspace's row, or brings what is known of it up to date. Repeatable. Throws CONFIG_INVALID when the database belongs to
+ * another workspace: its rows would be worked with the wrong credentials.
+ */
 export async function ensureWorkspace(
   db: Queryable,
   workspace: {
@@ -131,6 +142,12 @@ export async function ensureWorkspace(
     readonly botUserId: string;
   },
 ): Promise<void> {
+  const owner = await onlyWorkspace(db);
+  if (owner !== null && owner !== workspace.workspaceId)
+    throw new CountersignError(
+      'CONFIG_INVALID',
+      `The database belongs to Slack workspace ${owner}, the token to ${workspace.workspaceId}; use one database per workspace`,
+    );
   await db.query({
     text: `insert into workspaces (workspace_id, enterprise_id, bot_user_id) values ($1, $2, $3)
            on conflict (workspace_id) do update set enterprise_id = excluded.enterprise_id, bot_user_id = excluded.bot_user_id`,

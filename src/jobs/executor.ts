@@ -9,7 +9,7 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { type Egress, mintPermit, type Permit } from '../agents/egress.ts';
 import { CountersignError, hasCode, type StoredError, toStoredError } from '../errors.ts';
-import { compareItems } from '../policies/fingerprint.ts';
+import { canonicalJson, compareItems } from '../policies/fingerprint.ts';
 import type {
   Json,
   Person,
@@ -22,15 +22,33 @@ import type {
   WorkspaceId,
   WriteTool,
 } from '../types.ts';
-import { factsOf, hashOf, lockAction, moveAction, readAction, type StoredAction } from './actions.ts';
+import {
+  factsOf,
+  hashOf,
+  lockAction,
+  moveAction,
+  readAction,
+  type StoredAction,
+  TIER_RANK,
+} from './actions.ts';
 import { receiptLine } from './approval-view.ts';
-import { approversOf, lockRequestOf, readRequestOf, type StoredRequest, supersede } from './approvals.ts';
+import {
+  approversOf,
+  lapse,
+  lockRequestOf,
+  readRequestOf,
+  type StoredRequest,
+  supersede,
+} from './approvals.ts';
 import type { PolicyInForce } from './definitions.ts';
 import { owe, PRIORITY, redraw } from './deliveries.ts';
 import type { Database } from './engine/db.ts';
 import { LEASE_MS } from './engine/worker.ts';
 import { appendEntry, type EntryKind } from './ledger.ts';
 import type { Task } from './tasks.ts';
+
+/** An approval older than this is asked again: nobody meant it for a world that is a day further. */
+const APPROVAL_STANDS_MS = 24 * 3_600_000;
 
 export interface ExecutorDeps {
   readonly database: Database;
@@ -77,6 +95,13 @@ export async function execute(
   }
 }
 
+/** What settling an action needs. */
+interface Settled {
+  readonly task: Task;
+  readonly action: StoredAction;
+  readonly tools: readonly Tool[];
+}
+
 interface Call {
   readonly context: StepContext;
   readonly deps: ExecutorDeps;
@@ -87,32 +112,53 @@ interface Call {
 
 /** The first attempt: look, compare, mint, send. Looking happens outside the transaction; the provider's compare-and-set closes the gap. */
 async function begin(call: Call): Promise<Executed> {
-  const { context, task, action } = call;
+  const { context, deps, task, action, tool } = call;
   const drift = await driftNow(call);
   const approvers = await lookUpApprovers(call);
+  const sendBy = Date.now() + tool.requestTimeoutMs;
 
-  const minted = await context.fenced(async (tx): Promise<Permit | Executed> => {
+  const minted = await context.fenced(async (tx): Promise<Permit | Executed | 'moved'> => {
     const request = await lockRequestOf(tx, task.workspaceId, action.actionId);
     const locked = await lockAction(tx, task.workspaceId, action.actionId);
-    if (locked.status !== 'permitted')
-      throw new CountersignError('ACTION_NOT_PERMITTED', `Action ${action.actionId} is ${locked.status}`);
+    if (locked.status !== 'permitted') return 'moved';
     const refusal = await refusalOf(tx, call, request, approvers);
     if (refusal !== null || drift.length > 0) {
-      await moveAction(tx, task.workspaceId, action.actionId, 'permitted', 'closed');
-      await record(tx, call, 'action.closed', {
-        changes: drift as unknown as Json,
-        reasons: refusal?.reasons ?? [],
-      });
-      if (request !== null) await supersede(tx, task, request, drift);
-      if (refusal?.kind === 'denied') return { outcome: 'denied', reasons: refusal.reasons };
-      return { outcome: 'changed', changes: drift };
+      await close(tx, call, request, drift, refusal);
+      return refusal?.kind === 'denied'
+        ? { outcome: 'denied', reasons: refusal.reasons }
+        : { outcome: 'changed', changes: drift };
     }
     await moveAction(tx, task.workspaceId, action.actionId, 'permitted', 'executing');
-    await writeIntent(tx, call);
+    await record(tx, call, 'action.executing', { effectClass: tool.effectClass });
+    const permit = await intend(tx, call, sendBy);
     if (request !== null) await redraw(tx, task.workspaceId, request.requestId);
-    return mint(tx, call);
+    return permit;
   });
+  // An earlier try of this step got there first: what it left behind decides.
+  if (minted === 'moved') return execute(context, deps, task, action.actionId);
   return 'outcome' in minted ? minted : send(call, minted);
+}
+
+/** Closes a permitted action unexecuted, and the request behind it. The caller has locked both. */
+async function close(
+  tx: Tx,
+  call: Call,
+  request: StoredRequest | null,
+  drift: readonly PreconditionChange[],
+  refusal: Refusal | null,
+): Promise<void> {
+  const { action, task } = call;
+  await moveAction(tx, task.workspaceId, action.actionId, 'permitted', 'closed');
+  await record(tx, call, 'action.closed', { why: refusal?.kind ?? 'drift' });
+  if (request?.status !== 'approved') return;
+  if (refusal?.kind === 'lapsed') await lapse(tx, task, request);
+  else await supersede(tx, task, request, drift);
+}
+
+interface Refusal {
+  /** `changed` and `lapsed` ask people again, `denied` does not. */
+  readonly kind: 'changed' | 'lapsed' | 'denied';
+  readonly reasons: readonly string[];
 }
 
 /** What of the action's preconditions does not hold any more, item by item. */
@@ -127,7 +173,7 @@ async function refusalOf(
   call: Call,
   request: StoredRequest | null,
   approvers: readonly PersonFacts[],
-): Promise<{ kind: 'changed' | 'denied'; reasons: string[] } | null> {
+): Promise<Refusal | null> {
   const { action, deps, task, tool } = call;
   // The stored payload must still be what was hashed, judged and approved.
   const hash = hashOf(task.workspaceId, tool, action.arguments);
@@ -140,6 +186,10 @@ async function refusalOf(
   if (verdict.verdict === 'allow') return null;
   if (request?.status !== 'approved')
     return { kind: 'changed', reasons: ['No approval stands behind this action.'] };
+  if (request.closedForMs > APPROVAL_STANDS_MS)
+    return { kind: 'lapsed', reasons: ['It was not executed in time after the approval.'] };
+  if (TIER_RANK[verdict.tier] > TIER_RANK[request.tier])
+    return { kind: 'changed', reasons: ['The policy now sees a higher risk than what was approved.'] };
   if (compareItems(request.preconditions, action.preconditions).length > 0)
     return { kind: 'denied', reasons: ['The approval binds other preconditions than the action.'] };
   const rule = policy.reviewRule(facts, verdict);
@@ -157,17 +207,22 @@ async function lookUpApprovers(call: Call): Promise<PersonFacts[]> {
   return Promise.all(people.map((person) => deps.person(task.workspaceId, person)));
 }
 
-/** The intent is on disk, with this attempt's fence, before anything is sent. Writing it again is another attempt at the same action. */
-async function writeIntent(tx: Tx, call: Call): Promise<void> {
+/**
+ * Writes the intent, with this attempt's fence, and mints its permit: on disk before anything is sent. Again for an action whose earlier call
+ * surely did not arrive.
+ */
+async function intend(tx: Tx, call: Call, sendBy: number): Promise<Permit> {
   const { action, context, deps, task, tool } = call;
   const policy = await deps.policyOf(tx, task.workspaceId);
-  await tx.query({
+  const { rows } = await tx.query<{ fence: number }>({
     name: 'execution_intend',
     text: `insert into executions (workspace_id, execution_id, action_id, run_id, fence, action_hash, tool_version, credential, policy_version,
              idempotency_key, effect_class, settles_at)
            select $1, $2, $3, $4, r.fence, $5, $6, $7, $8, $9, $10, db_now() + $11 * interval '1 millisecond'
            from runs r where r.workspace_id = $1 and r.run_id = $4
-           on conflict (workspace_id, action_id) do update set fence = excluded.fence, settles_at = excluded.settles_at`,
+           on conflict (workspace_id, action_id) do update
+             set fence = excluded.fence, policy_version = excluded.policy_version, settles_at = excluded.settles_at
+           returning fence`,
     values: [
       task.workspaceId,
       randomUUIDv7(),
@@ -182,82 +237,102 @@ async function writeIntent(tx: Tx, call: Call): Promise<void> {
       tool.requestTimeoutMs + LEASE_MS,
     ],
   });
-  await record(tx, call, 'action.executing', {
-    policyVersion: policy.version,
-    effectClass: tool.effectClass,
-  });
-}
-
-async function mint(tx: Tx, call: Call): Promise<Permit> {
-  const { rows } = await tx.query<{ fence: number }>({
-    name: 'execution_fence',
-    text: 'select fence from executions where workspace_id = $1 and action_id = $2',
-    values: [call.task.workspaceId, call.action.actionId],
-  });
-  if (!rows[0]) throw new Error('a permit needs an intent');
+  if (!rows[0]) throw new Error('an intent needs its run');
   return mintPermit({
-    actionId: call.action.actionId,
-    actionHash: call.action.actionHash,
+    actionId: action.actionId,
+    actionHash: action.actionHash,
     fence: rows[0].fence,
+    sendBy,
   });
 }
 
 async function send(call: Call, permit: Permit): Promise<Executed> {
   const { action, context, deps, tool } = call;
   const signal = AbortSignal.any([context.signal, AbortSignal.timeout(tool.requestTimeoutMs)]);
+  let receipt: Receipt;
   try {
-    const receipt = await tool.execute(action.arguments, action.preconditions, {
+    receipt = await tool.execute(action.arguments, action.preconditions, {
       fetch: deps.egress.write(permit),
       signal,
       idempotencyKey: context.idempotencyKey,
     });
-    return await finish(call, { outcome: 'done', receipt });
   } catch (error) {
     if (hasCode(error, 'PRECONDITION_CHANGED'))
       return finish(call, { outcome: 'failed', error: toStoredError(error), drift: await driftNow(call) });
-    if (error instanceof CountersignError && error.errorClass === 'terminal' && error.code !== 'FENCED')
+    if (error instanceof CountersignError && error.errorClass === 'terminal')
       return finish(call, { outcome: 'failed', error: toStoredError(error), drift: null });
     // Nobody knows yet whether it happened: the next try looks first.
     throw error;
   } finally {
     permit.close();
   }
+  return finish(call, { outcome: 'done', receipt });
 }
 
 /** An intent stands and no record: find out what became of it, by the tool's effect class. */
 async function resume(call: Call): Promise<Executed> {
-  const { action, context, deps, tool } = call;
-  if (tool.effectClass === 'blind') return finish(call, { outcome: 'unknown' });
-  if (tool.effectClass === 'checkable') {
-    const found = await tool.reconcile(action.arguments, action.preconditions, {
-      fetch: deps.egress.read,
-      signal: context.signal,
+  const { action, context, deps, task, tool } = call;
+  const reading = { fetch: deps.egress.read, signal: context.signal };
+  const found =
+    tool.effectClass === 'checkable'
+      ? await tool.reconcile(action.arguments, action.preconditions, reading)
+      : ({ outcome: tool.effectClass === 'keyed' ? 'absent' : 'unknowable' } as const);
+  if (found.outcome === 'applied') return finish(call, { outcome: 'done', receipt: found.receipt });
+  const waitMs = await msUntilSettled(call);
+  // Absent now is not absent for good, and an honest receipt may still come, while the earlier call may be on its way.
+  if (waitMs > 0)
+    throw new CountersignError('TOOL_FAILED', 'An earlier call may still arrive; looking again later', {
+      retryAfterMs: waitMs,
     });
-    if (found.outcome === 'applied') return finish(call, { outcome: 'done', receipt: found.receipt });
-    const waitMs = await msUntilSettled(call);
-    // Absent now is not absent for good while the earlier call may still be on its way.
-    if (waitMs > 0)
-      throw new CountersignError('TOOL_FAILED', 'An earlier call may still arrive; looking again later', {
-        retryAfterMs: waitMs,
-      });
-    if (found.outcome === 'unknowable') return finish(call, { outcome: 'unknown' });
-    const drift = await driftNow(call);
-    if (drift.length > 0) {
-      const error = new CountersignError(
-        'PRECONDITION_CHANGED',
-        'The target changed before it could be executed',
-      );
-      return finish(call, { outcome: 'failed', error: toStoredError(error), drift });
-    }
+  if (found.outcome === 'unknowable') return finish(call, { outcome: 'unknown' });
+
+  const drift = await driftNow(call);
+  if (drift.length > 0) {
+    const error = new CountersignError(
+      'PRECONDITION_CHANGED',
+      'The target changed before it could be executed',
+    );
+    return finish(call, { outcome: 'failed', error: toStoredError(error), drift });
   }
-  const permit = await context.fenced(async (tx) => {
-    await lockRequestOf(tx, call.task.workspaceId, action.actionId);
-    const locked = await lockAction(tx, call.task.workspaceId, action.actionId);
-    if (locked.status !== 'executing') return null;
-    await writeIntent(tx, call);
-    return mint(tx, call);
+  const approvers = await lookUpApprovers(call);
+  const sendBy = Date.now() + tool.requestTimeoutMs;
+  const minted = await context.fenced(async (tx): Promise<Permit | Refusal | 'moved'> => {
+    const request = await lockRequestOf(tx, task.workspaceId, action.actionId);
+    const locked = await lockAction(tx, task.workspaceId, action.actionId);
+    if (locked.status !== 'executing') return 'moved';
+    return (await refusalOf(tx, call, request, approvers)) ?? intend(tx, call, sendBy);
   });
-  return permit === null ? readExecuted(call) : send(call, permit);
+  if (minted === 'moved') return readExecuted(call);
+  if ('reasons' in minted) {
+    const error = new CountersignError('DENIED_BY_POLICY', minted.reasons.join(' '));
+    return finish(call, { outcome: 'failed', error: toStoredError(error), drift: null });
+  }
+  return send(call, minted);
+}
+
+/**
+ * Settles an action whose step was given up, in the caller's transaction, so that nothing stands as permitted or executing for ever: what was
+ * never sent is closed, what may have been sent is unknown and a person has to look.
+ */
+export async function giveUp(
+  tx: Tx,
+  deps: ExecutorDeps,
+  task: Task,
+  actionId: string,
+): Promise<'failed' | 'unknown'> {
+  const request = await lockRequestOf(tx, task.workspaceId, actionId);
+  const action = await lockAction(tx, task.workspaceId, actionId);
+  const call = { task, action, tools: deps.tools };
+  if (action.status === 'executing') {
+    await settle(tx, call, request, { outcome: 'unknown' });
+    return 'unknown';
+  }
+  if (action.status === 'permitted') {
+    await moveAction(tx, task.workspaceId, actionId, 'permitted', 'closed');
+    await record(tx, call, 'action.closed', { why: 'given-up' });
+    if (request?.status === 'approved') await supersede(tx, task, request, []);
+  }
+  return action.status === 'unknown' ? 'unknown' : 'failed';
 }
 
 async function msUntilSettled(call: Call): Promise<number> {
@@ -292,43 +367,55 @@ async function finish(call: Call, ending: Ending): Promise<Executed> {
   await deps.database.transaction(async (tx) => {
     const request = await lockRequestOf(tx, task.workspaceId, action.actionId);
     await lockAction(tx, task.workspaceId, action.actionId);
-    const { rowCount } = await tx.query({
-      name: 'execution_finish',
-      text: `update executions set outcome = $3, receipt = $4, error = $5, finished_at = db_now()
-             where workspace_id = $1 and action_id = $2 and outcome is null`,
-      values: [
-        task.workspaceId,
-        action.actionId,
-        ending.outcome,
-        ending.outcome === 'done' ? JSON.stringify(ending.receipt) : null,
-        ending.outcome === 'failed' ? JSON.stringify(ending.error) : null,
-      ],
-    });
-    if (rowCount === 0) return;
-    await moveAction(tx, task.workspaceId, action.actionId, 'executing', ending.outcome);
-    await record(tx, call, ENDING_ENTRY[ending.outcome], {
-      ...(ending.outcome === 'done' ? { receipt: ending.receipt } : {}),
-      ...(ending.outcome === 'failed' ? { code: ending.error.code } : {}),
-    });
-    if (ending.outcome === 'failed' && ending.drift !== null && request?.status === 'approved')
-      await supersede(tx, task, request, ending.drift);
-    if (request !== null) await redraw(tx, task.workspaceId, request.requestId);
-    await redraw(tx, task.workspaceId, task.taskId);
-    if (ending.outcome === 'done')
-      await owe(tx, {
-        workspaceId: task.workspaceId,
-        viewKind: 'receipt',
-        content: {
-          line: receiptLine(deps.tools, action.kind, action.arguments, ending.receipt),
-          approvedBy: (request === null
-            ? []
-            : await approversOf(tx, task.workspaceId, request.requestId)) as unknown as Json,
-        },
-        target: { to: 'thread', thread: task.thread },
-        priority: PRIORITY.decision,
-      });
+    await settle(tx, { task, action, tools: deps.tools }, request, ending);
   });
   return readExecuted(call);
+}
+
+async function settle(
+  tx: Tx,
+  settled: Settled,
+  request: StoredRequest | null,
+  ending: Ending,
+): Promise<void> {
+  const { action, task, tools } = settled;
+  const { rowCount } = await tx.query({
+    name: 'execution_finish',
+    text: `update executions set outcome = $3, receipt = $4, error = $5, finished_at = db_now()
+           where workspace_id = $1 and action_id = $2 and outcome is null`,
+    values: [
+      task.workspaceId,
+      action.actionId,
+      ending.outcome,
+      ending.outcome === 'done' ? JSON.stringify(ending.receipt) : null,
+      ending.outcome === 'failed' ? JSON.stringify(ending.error) : null,
+    ],
+  });
+  if (rowCount === 0) return;
+  await moveAction(tx, task.workspaceId, action.actionId, 'executing', ending.outcome);
+  await record(
+    tx,
+    settled,
+    ENDING_ENTRY[ending.outcome],
+    ending.outcome === 'failed' ? { code: ending.error.code } : {},
+    ending.outcome === 'done' ? { receipt: canonicalJson(ending.receipt) } : {},
+  );
+  if (ending.outcome === 'failed' && ending.drift !== null && request?.status === 'approved')
+    await supersede(tx, task, request, ending.drift);
+  if (request !== null) await redraw(tx, task.workspaceId, request.requestId);
+  await redraw(tx, task.workspaceId, task.taskId);
+  if (ending.outcome !== 'done') return;
+  const approvedBy = request === null ? [] : await approversOf(tx, task.workspaceId, request.requestId);
+  await owe(tx, {
+    workspaceId: task.workspaceId,
+    viewKind: 'receipt',
+    content: {
+      line: receiptLine(tools, action.kind, action.arguments, ending.receipt),
+      approvedBy: approvedBy as unknown as Json,
+    },
+    target: { to: 'thread', thread: task.thread },
+    priority: PRIORITY.decision,
+  });
 }
 
 async function readExecuted(call: Call): Promise<Executed> {
@@ -359,11 +446,11 @@ async function readExecuted(call: Call): Promise<Executed> {
 
 async function record(
   tx: Tx,
-  call: Call,
+  { action, task }: Pick<Settled, 'action' | 'task'>,
   kind: EntryKind,
   facts: Readonly<Record<string, Json>>,
+  words: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const { action, task } = call;
   await appendEntry(tx, {
     workspaceId: task.workspaceId,
     subjectKind: 'run',
@@ -376,5 +463,6 @@ async function record(
       credential: action.credential,
       ...facts,
     },
+    words,
   });
 }

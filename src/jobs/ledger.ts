@@ -30,6 +30,7 @@ export type EntryKind =
   | 'task.accepted'
   | 'task.finished'
   | 'task.failed'
+  | 'run.parked'
   | 'action.proposed'
   | 'action.denied'
   | 'action.permitted'
@@ -70,7 +71,7 @@ export async function appendEntry(tx: Tx, entry: LedgerEntry): Promise<void> {
   const entryId = randomUUIDv7();
   const words = Object.entries(entry.words ?? {}).map(([field, text]) => {
     const salt = randomBytes(16);
-    const masked = maskSecrets(text);
+    const masked = maskSecrets(storable(text));
     return {
       field,
       salt,
@@ -118,6 +119,11 @@ export async function appendEntry(tx: Tx, entry: LedgerEntry): Promise<void> {
   tx.afterCommit(() => committed());
 }
 
+/** What a text column takes: no NUL, no half of a surrogate pair. Models and repositories send both. */
+export function storable(text: string): string {
+  return text.replaceAll('\0', '\uFFFD').toWellFormed();
+}
+
 /** Called after each commit that appended; the process's sealer listens. */
 let committed: () => void = () => undefined;
 
@@ -133,7 +139,11 @@ export function startSealer(database: Database, log: Logger): Sealer {
     timer = undefined;
     running = running
       .then(async () => {
-        while (await sealOnce(database));
+        let result: Awaited<ReturnType<typeof sealOnce>>;
+        do result = await sealOnce(database);
+        while (result === 'more');
+        // The other's snapshot may be older than our entries.
+        if (result === 'busy') committed();
       })
       .catch((error: unknown) => log.warn({ err: error }, 'sealing failed, will be retried'));
   };
@@ -153,8 +163,8 @@ export function startSealer(database: Database, log: Logger): Sealer {
   };
 }
 
-/** Makes one seal over what is unsealed. True when there may be more. Another process sealing at the moment: false. */
-export async function sealOnce(database: Database): Promise<boolean> {
+/** Makes one seal over what is unsealed. `busy`: another process is sealing at the moment. */
+export async function sealOnce(database: Database): Promise<'done' | 'more' | 'busy'> {
   return database.transaction(async (tx) => {
     const { rows: lock } = await tx.query<{ mine: boolean; at: string; at_us: string }>({
       text: `select pg_try_advisory_xact_lock($1) as mine, at::text, floor(extract(epoch from at) * 1000000)::bigint::text as at_us
@@ -162,12 +172,12 @@ export async function sealOnce(database: Database): Promise<boolean> {
       values: [SEAL_LOCK],
     });
     const moment = lock[0];
-    if (!moment?.mine) return false;
+    if (!moment?.mine) return 'busy';
     const { rows: entries } = await tx.query<{ entry_id: string; hash: Buffer }>({
       name: 'ledger_unsealed_read',
       text: `select entry_id, hash from ledger_unsealed order by entry_id limit ${SEAL_BATCH}`,
     });
-    if (entries.length === 0) return false;
+    if (entries.length === 0) return 'done';
     const { rows: last } = await tx.query<{ seal_no: number; seal: Buffer }>({
       name: 'ledger_last_seal',
       text: 'select seal_no, seal from ledger_seals order by seal_no desc limit 1',
@@ -194,7 +204,7 @@ export async function sealOnce(database: Database): Promise<boolean> {
         moment.at,
       ],
     });
-    return entries.length === SEAL_BATCH;
+    return entries.length === SEAL_BATCH ? 'more' : 'done';
   });
 }
 

@@ -5,6 +5,7 @@
  */
 import { randomUUIDv7 } from 'node:crypto';
 import type { Person, Queryable, RunRef, RunStatus, TaskView, Thread, Tx, WorkspaceId } from '../types.ts';
+import { storable } from './ledger.ts';
 
 export interface Task extends RunRef {
   readonly taskId: string;
@@ -90,7 +91,7 @@ export async function readTask(
 export async function finishTask(tx: Tx, task: Task, summary: string): Promise<boolean> {
   const { rowCount } = await tx.query({
     text: `update tasks set summary = $3, finished_at = db_now() where workspace_id = $1 and task_id = $2 and finished_at is null`,
-    values: [task.workspaceId, task.taskId, summary],
+    values: [task.workspaceId, task.taskId, storable(summary)],
   });
   return rowCount === 1;
 }
@@ -161,7 +162,7 @@ const PROGRESS: Readonly<Record<string, string>> = {
   'action.done': 'Done',
   'action.failed': 'The action failed',
   'action.unknown': 'The outcome of the action is unknown',
-  'task.failed': 'Stopped',
+  'run.parked': 'Parked: the operator has to look',
 };
 
 interface TaskViewRow extends TaskRow {
@@ -193,14 +194,18 @@ export async function taskView(
   });
   const row = rows[0];
   if (row === undefined) return null;
+  const kinds = row.kinds ?? [];
+  const failed = kinds.includes('task.failed');
+  const progress = kinds.flatMap((kind) => PROGRESS[kind] ?? []);
   return {
     taskId: row.task_id,
     objective: row.objective,
     requester: { teamId: row.requester_team_id, userId: row.requester_user_id },
-    // A task is over when its last word is recorded; its run's own end follows within milliseconds.
-    runStatus: row.finished_at !== null && row.status === 'running' ? 'completed' : row.status,
-    progress: (row.kinds ?? []).flatMap((kind) => PROGRESS[kind] ?? []),
-    agentSummary: row.summary,
+    // A task is over when its last word is recorded; its run's own end follows within milliseconds and redraws nothing.
+    runStatus: row.finished_at === null ? row.status : failed ? 'failed' : 'completed',
+    // Why it stopped is the product's word, not the agent's.
+    progress: failed && row.summary !== null ? [...progress, row.summary] : progress,
+    agentSummary: failed ? null : row.summary,
     agent,
     costUsd: Number(row.cost ?? 0),
     startedAt: row.created_at.toISOString(),

@@ -1,7 +1,8 @@
 /**
  * Fills what is not configured with local parts: `countersign dev`.
  *
- * Invariant: only gaps are filled; a variable that is set is taken as it is. Loaded dynamically by the command line, never by `serve`.
+ * Invariant: only gaps are filled, part by part: a part (database, Slack, model, GitHub) whose credential is set is taken as it is
+ * configured, one whose credential is missing is local as a whole. Loaded dynamically by the command line, never by `serve`.
  */
 import path from 'node:path';
 import { type Config, readPolicyFile, signingSecrets, type Variables } from '../config.ts';

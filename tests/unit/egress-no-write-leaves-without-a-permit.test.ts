@@ -8,7 +8,12 @@ import { createEgress, mintPermit, type Permit } from '../../src/agents/egress.t
 import type { Fetch } from '../../src/types.ts';
 
 const API = 'https://api.github.com';
-const BINDING = { actionId: 'action-1', actionHash: 'a'.repeat(64), fence: 7 };
+const BINDING = {
+  actionId: 'action-1',
+  actionHash: 'a'.repeat(64),
+  fence: 7,
+  sendBy: Number.POSITIVE_INFINITY,
+};
 const needsPermit = expect.objectContaining({ code: 'PERMIT_REQUIRED' });
 const offList = expect.objectContaining({ code: 'EGRESS_REFUSED' });
 
@@ -170,7 +175,7 @@ describe('a permit', () => {
     expect(sent).toMatchObject([
       { url: `${API}/merge`, method: 'PUT', body: '{"sha":"1"}', redirect: 'manual' },
     ]);
-    expect([permit.actionId, permit.actionHash, permit.fence]).toEqual(Object.values(BINDING));
+    expect([permit.actionId, permit.actionHash, permit.fence, permit.sendBy]).toEqual(Object.values(BINDING));
   });
 
   test('closed while the request is being read stops it', async () => {
@@ -181,6 +186,16 @@ describe('a permit', () => {
     permit.close();
 
     await expect(writing).rejects.toEqual(needsPermit);
+    expect(sent).toEqual([]);
+  });
+
+  test('whose time has passed sends nothing, and says that another try may find out more', async () => {
+    const { egress, sent } = world();
+    const permit = mintPermit({ ...BINDING, sendBy: Date.now() - 1 });
+
+    const writing = egress.write(permit)(`${API}/merge`, { method: 'PUT', body: 'x' });
+
+    await expect(writing).rejects.toMatchObject({ code: 'TOOL_FAILED', errorClass: 'retryable' });
     expect(sent).toEqual([]);
   });
 

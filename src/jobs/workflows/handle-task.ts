@@ -16,7 +16,7 @@ import { propose } from '../actions.ts';
 import { expire, OUTCOME_EVENT } from '../approvals.ts';
 import { redraw } from '../deliveries.ts';
 import { type Workflow, workflow } from '../engine/workflow.ts';
-import { type ExecutorDeps, execute } from '../executor.ts';
+import { type Executed, type ExecutorDeps, execute, giveUp } from '../executor.ts';
 import { appendEntry } from '../ledger.ts';
 import { finishTask, readTask, recordTurns, type Task } from '../tasks.ts';
 
@@ -100,11 +100,7 @@ async function carryOut(
       if (decided.status !== 'approved') return decided;
     }
 
-    const executed = await step.run(
-      'execute',
-      (context) => execute(context, deps, task, judged.actionId),
-      EXECUTE,
-    );
+    const executed = await executeOrGiveUp(step, deps, task, judged.actionId);
     switch (executed.outcome) {
       case 'done':
         return { status: 'done', receipt: executed.receipt };
@@ -119,6 +115,21 @@ async function carryOut(
     }
   }
   return { status: 'superseded', reason: 'The target kept changing while people reviewed it.' };
+}
+
+/** Executes once; when that cannot be brought to an end, leaves nothing standing as if it were still under way. */
+async function executeOrGiveUp(
+  step: Step,
+  deps: HandleTaskDeps,
+  task: Task,
+  actionId: string,
+): Promise<Executed> {
+  try {
+    return await step.run('execute', (context) => execute(context, deps, task, actionId), EXECUTE);
+  } catch (error) {
+    const outcome = await step.transact('give-up', (tx) => giveUp(tx, deps, task, actionId));
+    return outcome === 'unknown' ? { outcome } : { outcome, error: toStoredError(error) };
+  }
 }
 
 /** The target as it stands now, and what the reviewer should know of it. A target that is not there is an answer, not a failure. */
