@@ -1,0 +1,78 @@
+/**
+ * Guarantee: the policy in force changes by the operator's word alone, with a reason, recorded in the ledger; from then on every
+ * judgement is by the new one. A policy that cannot be read changes nothing.
+ */
+import { execFile } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { until } from '../support/database.ts';
+import { ENGINEERING, REVIEWER_A, REVIEWER_B } from '../support/people.ts';
+import { askForMerge, ledgerKinds, TEAM, useProduct } from '../support/product.ts';
+
+const story = useProduct();
+let folder = '';
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), 'countersign-policy-'));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+async function apply(
+  content: string,
+  ...args: string[]
+): Promise<{ out: string; err: string; status: number }> {
+  const file = path.join(folder, 'policy.json');
+  await writeFile(file, content);
+  return promisify(execFile)(process.execPath, ['src/cli.ts', 'policy', 'apply', ...args], {
+    env: { PATH: process.env.PATH, DATABASE_URL: story.appUrl, COUNTERSIGN_POLICY: file },
+  }).then(
+    ({ stdout, stderr }) => ({ out: stdout, err: stderr, status: 0 }),
+    (error: { stdout: string; stderr: string; code: number }) => ({
+      out: error.stdout,
+      err: error.stderr,
+      status: error.code,
+    }),
+  );
+}
+const only = (userId: string) =>
+  JSON.stringify({ admins: [], reviewers: [{ teamId: TEAM, userId }], requesters: 'members' });
+const activations = async () =>
+  (
+    await story.db.query<{ activated_by: string; reason: string }>({
+      text: 'select activated_by, reason from policy_activations order by activation_no',
+    })
+  ).rows;
+
+test('a policy without a reason, or one that cannot be read, changes nothing', async () => {
+  const before = await activations();
+
+  const [silent, broken, wrong] = [
+    await apply(only(REVIEWER_B)),
+    await apply('{', '--reason', 'x'),
+    await apply('{"reviewers": "everyone"}', '--reason', 'x'),
+  ];
+
+  for (const { status, err } of [silent, broken, wrong]) {
+    expect(status).not.toBe(0);
+    expect(err).not.toContain('    at ');
+  }
+  expect(await activations()).toEqual(before);
+});
+
+test('a reviewer taken off the policy while a card is open may not decide on it any more; who is left may', async () => {
+  const { ts, card } = await askForMerge(story);
+
+  const applied = await apply(only(REVIEWER_B), '--reason', 'reviewer-a moved on');
+  const again = await apply(only(REVIEWER_B), '--reason', 'twice');
+
+  expect(applied).toMatchObject({ status: 0, err: '' });
+  expect(again.out).toContain('already');
+  expect((await activations()).at(-1)).toMatchObject({ reason: 'reviewer-a moved on' });
+  await story.people.click(REVIEWER_A, { channel: ENGINEERING, ts: card.ts, actionId: 'approval.approve' });
+  await until('refused', async () => (await ledgerKinds(story, ts)).includes('approval.click_refused'));
+  expect(await story.merges()).toEqual([]);
+  await story.people.click(REVIEWER_B, { channel: ENGINEERING, ts: card.ts, actionId: 'approval.approve' });
+  await until('merged', async () => (await story.merges()).length === 1);
+});
