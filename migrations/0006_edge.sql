@@ -16,7 +16,9 @@ create table inbox (
   payload json not null,
   status text not null default 'stored' check (status in ('stored', 'handled', 'parked')),
   delivery_count integer not null default 1,
+  -- Tries that count towards parking, and tries that met outside trouble, which do not.
   try_count integer not null default 0,
+  trouble_count integer not null default 0,
   next_try_at timestamptz not null default db_now(),
   -- Worked on by this worker, for as long as it lives and at most until then.
   claimed_by uuid,
@@ -46,6 +48,8 @@ create table deliveries (
   wanted_version integer not null default 1,
   shown_version integer not null default 0,
   ts text,
+  -- When a message that somebody deleted was given up and owed anew: once per delivery.
+  reposted_at timestamptz,
   status text not null default 'due' check (status in ('due', 'settled', 'refused')),
   try_count integer not null default 0,
   next_try_at timestamptz not null default db_now(),

@@ -28,7 +28,7 @@ import { openEngine } from './jobs/engine/engine.ts';
 import { assertMigrated, migrate } from './jobs/engine/migrate.ts';
 import { startInbox, storeRequest } from './jobs/inbox.ts';
 import { startSealer } from './jobs/ledger.ts';
-import { taskView } from './jobs/tasks.ts';
+import { noteParked, taskView } from './jobs/tasks.ts';
 import { handleTask } from './jobs/workflows/handle-task.ts';
 import type { Logger } from './log.ts';
 import { firstPolicy, parsePolicyPeople } from './policies/first-policy.ts';
@@ -126,6 +126,7 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     database,
     log,
     workflows: [handleTask({ database, egress, tools, policyOf, person, agent: ENGINEER, model })],
+    onParked: noteParked,
   });
   await engine.work();
   const desk = createDesk({ database, engine, policyOf, deploymentId: deployment, tools });

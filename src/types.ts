@@ -486,7 +486,8 @@ export type NoteReason =
   | { readonly kind: 'read_details_first' }
   | { readonly kind: 'modal_expired' }
   | { readonly kind: 'may_not_request' }
-  | { readonly kind: 'empty_request' };
+  | { readonly kind: 'empty_request' }
+  | { readonly kind: 'could_not_handle' };
 
 /** One message the product owes somebody. Rendered from the newest committed state when it is sent. */
 export type MessageView =

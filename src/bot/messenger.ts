@@ -10,7 +10,7 @@ import type { ModalView } from '@slack/types';
 import type { WebClient } from '@slack/web-api';
 import { z } from 'zod';
 import { CountersignError } from '../errors.ts';
-import type { Messenger, Person, PersonFacts } from '../types.ts';
+import type { DeliveryTarget, Messenger, Person, PersonFacts } from '../types.ts';
 import { draw } from './cards/message.ts';
 import { createClient, deliveryError, type SlackClientOptions, slackErrorName } from './slack-client.ts';
 
@@ -22,6 +22,9 @@ const FIND_PAGE_SIZE = 200;
 const FIND_MAX_PAGES = 20;
 /** A post that is looked for is minutes old: further back in a channel it cannot be. */
 const FIND_MAX_CHANNEL_PAGES = 5;
+
+/** Slack's ids of people begin with U, or W in an enterprise grid; those of conversations with C, D or G. */
+const PERSON_ID = /^[UW][A-Z0-9]+$/;
 
 export interface BotIdentity {
   readonly teamId: string;
@@ -45,10 +48,24 @@ export type MessengerOptions = SlackClientOptions;
 /** Makes no call and holds no connection until used. */
 export function createMessenger(options: MessengerOptions): SlackMessenger {
   const client = createClient(options);
+  const direct = new Map<string, string>();
+  /** A person's id stands for their direct message; only posting takes it, editing and reading want the channel. */
+  const channelOf = async (channelId: string): Promise<string> => {
+    if (!PERSON_ID.test(channelId)) return channelId;
+    const known = direct.get(channelId);
+    if (known !== undefined) return known;
+    const opened = await attempt('conversations.open', () => client.conversations.open({ users: channelId }));
+    const found = opened.channel?.id;
+    if (found === undefined)
+      throw new CountersignError('DELIVERY_FAILED', 'conversations.open: the answer names no channel');
+    direct.set(channelId, found);
+    return found;
+  };
   return {
     async post(_workspaceId, deliveryId, target, view) {
       const drawn = draw(view);
-      if (target.to === 'person') {
+      // In a direct message everything is private already.
+      if (target.to === 'person' && !PERSON_ID.test(target.channelId)) {
         await attempt('chat.postEphemeral', () =>
           client.chat.postEphemeral({
             channel: target.channelId,
@@ -63,9 +80,10 @@ export function createMessenger(options: MessengerOptions): SlackMessenger {
         return null;
       }
       const { channelId, threadTs } = placeOf(target);
+      const channel = await channelOf(channelId);
       const posted = await attempt('chat.postMessage', () =>
         client.chat.postMessage({
-          channel: channelId,
+          channel,
           ...(threadTs === null ? {} : { thread_ts: threadTs }),
           text: drawn.text,
           blocks: drawn.blocks,
@@ -79,20 +97,22 @@ export function createMessenger(options: MessengerOptions): SlackMessenger {
       // An answer without a ts leaves us not knowing: retryable, and then it is looked for first.
       if (typeof posted.ts !== 'string')
         throw new CountersignError('DELIVERY_FAILED', 'chat.postMessage: the answer names no message');
-      return posted.ts;
+      return target.to === 'person' ? null : posted.ts;
     },
 
     async find(_workspaceId, deliveryId, target) {
       // A private note cannot be read back by anyone but its reader.
-      if (target.to === 'person') return null;
-      return findPost(client, deliveryId, placeOf(target));
+      if (target.to === 'person' && !PERSON_ID.test(target.channelId)) return null;
+      const { channelId, threadTs } = placeOf(target);
+      return findPost(client, deliveryId, { channelId: await channelOf(channelId), threadTs });
     },
 
     async update(_workspaceId, deliveryId, channelId, ts, view) {
       const drawn = draw(view);
+      const channel = await channelOf(channelId);
       await attempt('chat.update', () =>
         client.chat.update({
-          channel: channelId,
+          channel,
           ts,
           text: drawn.text,
           blocks: drawn.blocks,
@@ -172,14 +192,15 @@ interface Place {
   readonly threadTs: string | null;
 }
 
-function placeOf(
-  target:
-    | { readonly to: 'thread'; readonly thread: { readonly channelId: string; readonly threadTs: string } }
-    | { readonly to: 'channel'; readonly channelId: string },
-): Place {
-  return target.to === 'thread'
-    ? { channelId: target.thread.channelId, threadTs: target.thread.threadTs }
-    : { channelId: target.channelId, threadTs: null };
+function placeOf(target: DeliveryTarget): Place {
+  switch (target.to) {
+    case 'thread':
+      return { channelId: target.thread.channelId, threadTs: target.thread.threadTs };
+    case 'channel':
+      return { channelId: target.channelId, threadTs: null };
+    case 'person':
+      return { channelId: target.channelId, threadTs: target.threadTs };
+  }
 }
 
 const foundMessage = z.object({

@@ -4,8 +4,10 @@
  * Invariant: one Slack message is one task, however often and in whatever form it arrives.
  */
 import { randomUUIDv7 } from 'node:crypto';
+import type { StoredError } from '../errors.ts';
 import type { Person, Queryable, RunRef, RunStatus, TaskView, Thread, Tx, WorkspaceId } from '../types.ts';
-import { storable } from './ledger.ts';
+import { redraw } from './deliveries.ts';
+import { appendEntry, storable } from './ledger.ts';
 
 export interface Task extends RunRef {
   readonly taskId: string;
@@ -94,6 +96,23 @@ export async function finishTask(tx: Tx, task: Task, summary: string): Promise<b
     values: [task.workspaceId, task.taskId, storable(summary)],
   });
   return rowCount === 1;
+}
+
+/** Makes a parked run visible: a ledger entry, and its task's message says that a person is needed. Joins the transaction that parks. */
+export async function noteParked(tx: Tx, run: RunRef, error: StoredError): Promise<void> {
+  await appendEntry(tx, {
+    workspaceId: run.workspaceId,
+    subjectKind: 'run',
+    subjectId: run.runId,
+    kind: 'run.parked',
+    facts: { code: error.code },
+    words: { reason: error.message },
+  });
+  const { rows } = await tx.query<{ task_id: string }>({
+    text: 'select task_id from tasks where workspace_id = $1 and run_id = $2',
+    values: [run.workspaceId, run.runId],
+  });
+  for (const row of rows) await redraw(tx, run.workspaceId, row.task_id);
 }
 
 /** What one model turn cost. `path` makes it unique within its run. */

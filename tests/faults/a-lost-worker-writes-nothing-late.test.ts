@@ -5,7 +5,7 @@
 import { expect, test } from 'vitest';
 import { until } from '../support/database.ts';
 import { useProcess } from '../support/process.ts';
-import { approve, ask, expectMergedOnce, ofRun, openCard, openPull } from './story.ts';
+import { approve, ask, expectMergedOnce, ofRun, openCard, openPull, shown } from './story.ts';
 
 const product = useProcess();
 
@@ -15,6 +15,16 @@ test('stopped for longer than its lease and continued: its step is not journaled
   await product.fault(hold);
   const story = await ask(product, pull);
   await product.held(1);
+  // The turn's other call runs beside the held one: journaled before the stop, it is not the second process's to write.
+  await until('the call beside the held one to be journaled', async () => {
+    const rows = await ofRun(
+      product,
+      story,
+      `select 1 from steps join this using (run_id) where path = 'turn-2-call-1/read'`,
+    );
+    return rows.length === 1;
+  });
+  await shown(product);
   const first = product.now;
   first.signal('SIGSTOP');
   // Its answer now waits in the first process's socket, the second one's does not come: whatever is journaled next, the first wrote.

@@ -96,6 +96,7 @@ table deliveries
   wanted_version integer not null default 1
   shown_version integer not null default 0
   ts text
+  reposted_at timestamp with time zone
   status text not null default 'due'::text
   try_count integer not null default 0
   next_try_at timestamp with time zone not null default db_now()
@@ -188,6 +189,7 @@ table inbox
   status text not null default 'stored'::text
   delivery_count integer not null default 1
   try_count integer not null default 0
+  trouble_count integer not null default 0
   next_try_at timestamp with time zone not null default db_now()
   claimed_by uuid
   claimed_until timestamp with time zone

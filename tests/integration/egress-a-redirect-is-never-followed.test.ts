@@ -24,7 +24,9 @@ afterEach(async () => {
 
 test.each([301, 302, 303, 307, 308])('%d comes back, for a read and for a write', async (status) => {
   const egress = createEgress({ allowedOrigins: [api.url, elsewhere.url] });
-  const write = egress.write(mintPermit({ actionId: 'a', actionHash: 'b', fence: 1, sendBy: Number.POSITIVE_INFINITY }));
+  const write = egress.write(
+    mintPermit({ actionId: 'a', actionHash: 'b', fence: 1, sendBy: Number.POSITIVE_INFINITY }),
+  );
   const headers = { authorization: 'token abc' };
 
   const read = await egress.read(`${api.url}/${status}`, { headers, redirect: 'follow' });

@@ -2,60 +2,14 @@
  * Guarantee: a run survives whatever happens to the process that works it. A finished step never runs again; a wait holds
  * nothing and gets exactly one outcome; an event that comes before its wait is kept; only the newest attempt may write.
  */
-import { afterEach, describe, expect, test } from 'vitest';
-import { z } from 'zod';
+import { describe, expect, test } from 'vitest';
 import { CountersignError } from '../../src/errors.ts';
-import { type Engine, openEngine } from '../../src/jobs/engine/engine.ts';
 import { claimRun, insertStep } from '../../src/jobs/engine/runs.ts';
-import { type Workflow, workflow } from '../../src/jobs/engine/workflow.ts';
-import type { Json, RunRef, Step } from '../../src/types.ts';
-import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
+import { until, useDatabase, WORKSPACE } from '../support/database.ts';
+import { define, useEngines } from './runs-support.ts';
 
 const base = useDatabase();
-const engines: Engine[] = [];
-afterEach(async () => {
-  for (const engine of engines.splice(0)) await engine.stop(500);
-  await base.setClock('0');
-});
-
-let serial = 0;
-/** A workflow of its own per test, so that no two tests' runs meet. */
-function define(
-  body: (step: Step, input: { n: number }) => Promise<unknown>,
-  name = `w-${++serial}`,
-): Workflow {
-  return workflow({ name, version: 1, input: z.object({ n: z.number() }), body });
-}
-async function engineWith(...workflows: Workflow[]): Promise<Engine> {
-  const engine = await openEngine({ database: base.db, log: testLog, workflows });
-  engines.push(engine);
-  return engine;
-}
-async function startRun(engine: Engine, flow: Workflow): Promise<RunRef> {
-  return base.db.transaction((tx) =>
-    engine.start(tx, { workspaceId: WORKSPACE, workflowName: flow.name, input: { n: 1 }, origin: 'signal' }),
-  );
-}
-interface RunRow {
-  status: string;
-  output: Json;
-  error: { code: string; message: string } | null;
-  worker_id: string | null;
-  fence: number;
-}
-async function runRow(run: RunRef): Promise<RunRow> {
-  const { rows } = await base.db.query<RunRow>({
-    text: 'select status, output, error, worker_id, fence from runs where run_id = $1',
-    values: [run.runId],
-  });
-  if (!rows[0]) throw new Error('no run');
-  return rows[0];
-}
-const ended = (run: RunRef, ...statuses: string[]) =>
-  until(`run ${statuses.join(' or ')}`, async () => {
-    const row = await runRow(run);
-    return statuses.includes(row.status) && row;
-  });
+const { engineWith, startRun, runRow, ended } = useEngines(base);
 
 describe('steps', () => {
   test('a workflow of steps completes with its output and one row per step', async () => {
@@ -64,7 +18,7 @@ describe('steps', () => {
       const b = await step.transact('second', async () => a * 10);
       return { a, b };
     });
-    const engine = await engineWith(flow);
+    const engine = await engineWith([flow]);
     await engine.work();
 
     const run = await startRun(engine, flow);
@@ -88,7 +42,7 @@ describe('steps', () => {
       });
       return { value, heard, id: step.id() };
     });
-    const engine = await engineWith(flow);
+    const engine = await engineWith([flow]);
     await engine.work();
     const run = await startRun(engine, flow);
     await ended(run, 'waiting');
@@ -120,7 +74,7 @@ describe('steps', () => {
         throw new CountersignError('TOOL_REFUSED', 'never');
       });
     });
-    const engine = await engineWith(flow);
+    const engine = await engineWith([flow]);
     await engine.work();
 
     const run = await startRun(engine, flow);
@@ -141,7 +95,7 @@ describe('steps', () => {
       await step.sleep('nap', 10);
       return caught;
     });
-    const engine = await engineWith(flow);
+    const engine = await engineWith([flow]);
     await engine.work();
 
     const run = await startRun(engine, flow);
@@ -159,7 +113,7 @@ describe('steps', () => {
       await step.sleep('nap', 10);
       return drawn;
     });
-    const engine = await engineWith(flow);
+    const engine = await engineWith([flow]);
     await engine.work();
 
     const run = await startRun(engine, flow);
@@ -176,7 +130,7 @@ describe('steps', () => {
     const right = define((step) =>
       Promise.all(['a', 'b'].map((key) => step.branch(key, (branch) => branch.run('same', async () => key)))),
     );
-    const engine = await engineWith(wrong, right);
+    const engine = await engineWith([wrong, right]);
     await engine.work();
 
     const [bad, good] = [await startRun(engine, wrong), await startRun(engine, right)];
@@ -186,7 +140,7 @@ describe('steps', () => {
   });
 
   test('a journal that does not fit the code parks the run', async () => {
-    const name = `w-${++serial}`;
+    const name = 'refitted';
     const before = define(async (step) => {
       await step.run('thing', async () => 1, { input: { a: 1 } });
       await step.waitForEvent('wait', { event: 'go', key: step.runRef.runId, timeoutMs: 60_000 });
@@ -194,12 +148,12 @@ describe('steps', () => {
     const after = define(async (step) => {
       await step.run('thing', async () => 1, { input: { a: 2 } });
     }, name);
-    const first = await engineWith(before);
+    const first = await engineWith([before]);
     await first.work();
     const run = await startRun(first, before);
     await ended(run, 'waiting');
     await first.stop();
-    const second = await engineWith(after);
+    const second = await engineWith([after]);
     await second.work();
 
     await base.db.transaction((tx) =>
@@ -215,7 +169,7 @@ describe('waits', () => {
     const flow = define((step) =>
       step.waitForEvent('wait', { event: 'go', key: step.runRef.runId, timeoutMs: 60_000 }),
     );
-    const engine = await engineWith(flow);
+    const engine = await engineWith([flow]);
     await engine.work();
 
     const row = await ended(await startRun(engine, flow), 'waiting');
@@ -227,7 +181,7 @@ describe('waits', () => {
     const flow = define((step) =>
       step.waitForEvent('wait', { event: 'early', key: step.runRef.runId, timeoutMs: 60_000 }),
     );
-    const engine = await engineWith(flow);
+    const engine = await engineWith([flow]);
     const run = await startRun(engine, flow);
     const address = { workspaceId: WORKSPACE, name: 'early', key: run.runId };
     const first = await base.db.transaction((tx) => engine.emit(tx, address, 1));
@@ -249,7 +203,7 @@ describe('waits', () => {
       await step.waitForEvent('hold', { event: 'hold', key: step.runRef.runId, timeoutMs: 60_000 });
       return outcome;
     });
-    const engine = await engineWith(flow);
+    const engine = await engineWith([flow]);
     await engine.work();
     const run = await startRun(engine, flow);
     await until('hold', async () => {
@@ -271,7 +225,7 @@ describe('waits', () => {
     const flow = define((step) =>
       step.waitForEvent('wait', { event: 'race', key: step.runRef.runId, timeoutMs: 60_000 }),
     );
-    const engine = await engineWith(flow);
+    const engine = await engineWith([flow]);
     await engine.work();
 
     const runs = await Promise.all(
@@ -291,15 +245,15 @@ describe('waits', () => {
 describe('one live attempt', () => {
   test('a worker whose lease ended is taken over, and its late journal write is refused', async () => {
     const flow = define(async () => 'done by the second');
-    const engine = await engineWith(flow);
+    const engine = await engineWith([flow]);
     const run = await startRun(engine, flow);
     const dead = '00000000-0000-7000-8000-000000000001';
     await base.db.query({
       text: `insert into workers (worker_id, pid, lease_until) values ($1, 1, db_now() - interval '1 second')`,
       values: [dead],
     });
-    const stale = await claimRun(base.db, run, dead);
-    if (!stale) throw new Error('not claimed');
+    const stale = await claimRun(base.db, run, dead, [`${flow.name}@1`]);
+    if (stale === undefined || stale === 'not-carried') throw new Error('not claimed');
 
     await engine.work();
     await ended(run, 'completed');
@@ -338,7 +292,7 @@ describe('one live attempt', () => {
       after.push(who);
       return who;
     });
-    const first = await engineWith(flow);
+    const first = await engineWith([flow]);
     await first.work();
     const run = await startRun(first, flow);
     await entered.promise;
@@ -347,7 +301,7 @@ describe('one live attempt', () => {
       text: `update runs set status = 'queued', worker_id = null where run_id = $1`,
       values: [run.runId],
     });
-    const second = await engineWith(flow);
+    const second = await engineWith([flow]);
     await second.work();
     await ended(run, 'completed');
 
@@ -361,13 +315,13 @@ describe('one live attempt', () => {
   test('a run that lost its worker five times is parked before it is worked again', async () => {
     let bodies = 0;
     const flow = define(async () => ++bodies);
-    const engine = await engineWith(flow);
+    const engine = await engineWith([flow]);
     const run = await startRun(engine, flow);
     await base.db.query({ text: 'update runs set claim_count = 5 where run_id = $1', values: [run.runId] });
 
     await engine.work();
 
-    await ended(run, 'parked');
+    expect((await ended(run, 'parked')).error?.code).toBe('WORKER_LOST');
     expect(bodies).toBe(0);
   });
 
@@ -383,7 +337,7 @@ describe('one live attempt', () => {
       });
       await step.run('two', async () => ran.push('two'));
     });
-    const first = await engineWith(flow);
+    const first = await engineWith([flow]);
     await first.work();
     const run = await startRun(first, flow);
     await entered.promise;
@@ -394,7 +348,7 @@ describe('one live attempt', () => {
 
     expect(ran).toEqual(['one']);
     expect((await runRow(run)).status).toBe('queued');
-    const second = await engineWith(flow);
+    const second = await engineWith([flow]);
     await second.work();
     await ended(run, 'completed');
     expect(ran).toEqual(['one', 'two']);

@@ -53,7 +53,9 @@ async function world(answer: (received: Received) => Reply) {
     target: () => merge.target(INPUT, { fetch: egress.read, signal: abort.signal }),
     execute: (preconditions = APPROVED) =>
       merge.execute(INPUT, preconditions, {
-        fetch: egress.write(mintPermit({ actionId: 'a', actionHash: 'b', fence: 1, sendBy: Number.POSITIVE_INFINITY })),
+        fetch: egress.write(
+          mintPermit({ actionId: 'a', actionHash: 'b', fence: 1, sendBy: Number.POSITIVE_INFINITY }),
+        ),
         signal: abort.signal,
         idempotencyKey: 'key',
       }),

@@ -51,7 +51,12 @@ function tool(kind: string, token = TOKEN) {
 const reading = (): ReadContext => ({ fetch: egress.read, signal: new AbortController().signal });
 
 function execute(preconditions: readonly Precondition[]) {
-  const permit = mintPermit({ actionId: 'action-1', actionHash: 'f'.repeat(64), fence: 1, sendBy: Number.POSITIVE_INFINITY });
+  const permit = mintPermit({
+    actionId: 'action-1',
+    actionHash: 'f'.repeat(64),
+    fence: 1,
+    sendBy: Number.POSITIVE_INFINITY,
+  });
   const signal = new AbortController().signal;
   return merge
     .execute(input, preconditions, { fetch: egress.write(permit), signal, idempotencyKey: 'key' })

@@ -351,6 +351,7 @@ describe('other messages', () => {
     { kind: 'modal_expired' },
     { kind: 'may_not_request' },
     { kind: 'empty_request' },
+    { kind: 'could_not_handle' },
   ])('the note $kind says a whole sentence', (note) => {
     expect(noteText(note)).toMatch(/\w.*[.]$/);
     expect(broken(draw({ kind: 'note', note }).blocks, 'message')).toEqual([]);

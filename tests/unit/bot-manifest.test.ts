@@ -38,6 +38,7 @@ const SCOPES_OF_METHODS: Readonly<Record<string, readonly string[]>> = {
   // A delivery may stand in any kind of conversation that people mention the bot in.
   'conversations.history': ['channels:history', 'groups:history', 'im:history', 'mpim:history'],
   'conversations.replies': ['channels:history', 'groups:history', 'im:history', 'mpim:history'],
+  'conversations.open': ['im:write'],
   'reactions.add': ['reactions:write'],
   'users.info': ['users:read'],
   'views.open': [],

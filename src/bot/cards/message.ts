@@ -128,6 +128,8 @@ export function noteText(note: NoteReason): string {
       return 'You may not give me tasks in this workspace; its policy names who may.';
     case 'empty_request':
       return 'Tell me what to do in the same message, naming the repository and what must be true when it is done.';
+    case 'could_not_handle':
+      return 'I tried again and again and could not handle this. Nothing was changed by it; please try once more.';
     default:
       return note satisfies never;
   }

@@ -17,6 +17,11 @@ const RETRYABLE_STATES = new Set(['40001', '40P01']);
 /** Half-open connections are noticed by keep-alive and by this bound on any statement (FAULTS: at most 30 s). */
 const STATEMENT_TIMEOUT_MS = 30_000;
 const CONNECT_TIMEOUT_MS = 5_000;
+/** A listening connection sends nothing by itself, so a half-open one is noticed only by asking (with the answer's bound: 15 s). */
+const PING_EVERY_MS = 10_000;
+const PING_TIMEOUT_MS = 5_000;
+/** A connection that does not say goodbye by then is cut. */
+const CLOSE_MS = 1_000;
 
 const types: pg.CustomTypesConfig = {
   getTypeParser(oid: number, format?: 'text' | 'binary') {
@@ -33,6 +38,10 @@ export interface DatabaseOptions {
   readonly maxConnections?: number;
   /** How long a caller waits for a free connection. Default `5_000`. */
   readonly acquireTimeoutMs?: number;
+  /** How often a listening connection is asked whether it lives. Default `10_000`. */
+  readonly pingEveryMs?: number;
+  /** How long it may take to answer before it is replaced. Default `5_000`. */
+  readonly pingTimeoutMs?: number;
   /** Shown in pg_stat_activity. Default `countersign`. */
   readonly name?: string;
 }
@@ -45,17 +54,20 @@ export interface Database extends Queryable {
   transaction<T>(body: (tx: Tx) => Promise<T>): Promise<T>;
   /**
    * Listens on `channel` with a connection of its own and calls `onPayload` for each notification. `onGap` is called
-   * after every (re)connection: what was sent meanwhile is lost and must be looked up.
+   * after every (re)connection: what was sent meanwhile is lost and must be looked up. A connection that has died without a word
+   * (half-open TCP) is noticed within `pingEveryMs + pingTimeoutMs`.
    */
   listen(channel: string, onPayload: (payload: string) => void, onGap: () => void): Promise<Listener>;
   close(): Promise<void>;
 }
 
 export interface Listener {
+  /** Ends the connection, within a second also when the other side is gone. */
   close(): Promise<void>;
 }
 
 export function connectDatabase(options: DatabaseOptions): Database {
+  const { pingEveryMs = PING_EVERY_MS, pingTimeoutMs = PING_TIMEOUT_MS } = options;
   const config: pg.ClientConfig = {
     connectionString: options.url,
     application_name: options.name ?? 'countersign',
@@ -89,7 +101,15 @@ export function connectDatabase(options: DatabaseOptions): Database {
       }
     },
 
-    listen: (channel, onPayload, onGap) => listen(config, options.log, channel, onPayload, onGap),
+    listen: (channel, onPayload, onGap) =>
+      listen(
+        { ...config, statement_timeout: 0, query_timeout: pingTimeoutMs },
+        pingEveryMs,
+        options.log,
+        channel,
+        onPayload,
+        onGap,
+      ),
     close: () => pool.end(),
   };
   return database;
@@ -144,6 +164,7 @@ async function send<Row extends object>(
 
 async function listen(
   config: pg.ClientConfig,
+  pingEveryMs: number,
   log: Logger,
   channel: string,
   onPayload: (payload: string) => void,
@@ -154,11 +175,14 @@ async function listen(
   let retry: NodeJS.Timeout | undefined;
 
   const connect = async (failures: number): Promise<void> => {
-    const fresh = new pg.Client({ ...config, statement_timeout: 0, query_timeout: 0 });
+    const fresh = new pg.Client(config);
     let ended = false;
+    let ping: NodeJS.Timeout | undefined;
     const again = (error?: Error) => {
       if (ended) return;
       ended = true;
+      clearInterval(ping);
+      // With a query unanswered this cuts the connection rather than wait for a goodbye.
       fresh.end().catch(() => undefined);
       if (closed) return;
       log.warn({ channel, err: error?.message }, 'listening connection lost');
@@ -173,8 +197,15 @@ async function listen(
       await fresh.query(`listen ${channel}`);
       client = fresh;
       failures = 0;
-      if (closed) await fresh.end();
-      else onGap();
+      if (closed) return await endSoon(fresh);
+      let asked = false;
+      ping = setInterval(() => {
+        if (asked) return;
+        asked = true;
+        // Without an answer within the bound this rejects.
+        fresh.query('select 1').then(() => (asked = false), again);
+      }, pingEveryMs);
+      onGap();
     } catch (error) {
       again(error instanceof Error ? error : new Error(String(error)));
     }
@@ -184,9 +215,22 @@ async function listen(
     async close() {
       closed = true;
       clearTimeout(retry);
-      await client?.end().catch(() => undefined);
+      if (client) await endSoon(client);
     },
   };
+}
+
+/** Says goodbye, and cuts the connection when that is not answered. */
+async function endSoon(client: pg.Client): Promise<void> {
+  let overdue: NodeJS.Timeout | undefined;
+  const cut = new Promise<void>((resolve) => {
+    overdue = setTimeout(() => {
+      client.connection.stream.destroy();
+      resolve();
+    }, CLOSE_MS);
+  });
+  await Promise.race([client.end().catch(() => undefined), cut]);
+  clearTimeout(overdue);
 }
 
 /** The SQLSTATE of a database error, or undefined for anything else. */

@@ -3,13 +3,13 @@
  * agents, policies or Slack.
  */
 import { randomUUIDv7 } from 'node:crypto';
-import { CountersignError } from '../../errors.ts';
+import { CountersignError, toStoredError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import type { Json, Person, RunRef, Tx, WorkspaceId } from '../../types.ts';
 import { type Bell, openBell } from './bell.ts';
 import type { Database } from './db.ts';
 import { openQueue } from './queue.ts';
-import { type EventAddress, emitEvent, insertRun, lockEvent } from './runs.ts';
+import { type EventAddress, emitEvent, insertRun, lockEvent, type OnParked } from './runs.ts';
 import { startWorker, type Worker } from './worker.ts';
 import { createRegistry, type Workflow } from './workflow.ts';
 
@@ -18,7 +18,8 @@ export interface EngineOptions {
   readonly log: Logger;
   readonly workflows: readonly Workflow[];
   readonly slots?: number;
-  readonly onParked?: (run: RunRef, reason: string) => void;
+  /** See `OnParked`: writes what follows from a park in the transaction that parks. Default: nothing follows. */
+  readonly onParked?: OnParked;
 }
 
 export interface StartOptions {
@@ -51,7 +52,10 @@ export interface Engine {
   work(): Promise<void>;
   /** See `Worker.idle`. */
   idle(): Promise<void>;
-  /** Drains within `graceMs` (default `20_000`) and closes what the engine opened; the database stays open. */
+  /**
+   * Drains within `graceMs` (default `20_000`) and closes what the engine opened; the database stays open. Never rejects, also
+   * when the database is away: each part is ended, and what failed is logged.
+   */
   stop(graceMs?: number): Promise<void>;
 }
 
@@ -102,9 +106,13 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     },
     idle: async () => worker?.idle(),
     async stop(graceMs = 20_000) {
-      await worker?.stop(graceMs);
-      await bell.close();
-      await queue.close();
+      const parts = [() => worker?.stop(graceMs), () => bell.close(), () => queue.close()];
+      for (const part of parts)
+        try {
+          await part();
+        } catch (error) {
+          options.log.warn({ error: toStoredError(error) }, 'part of the engine did not end cleanly');
+        }
     },
   };
 }

@@ -44,7 +44,7 @@ export interface Attempt extends RunRef {
   readonly workflowVersion: number;
   readonly input: Json;
   readonly fence: number;
-  /** Claims since the last orderly end of a segment, this one included. */
+  /** Claims since the last orderly end of a segment or the last one that journaled a step, this one included. */
   readonly claimCount: number;
   readonly createdAt: Date;
 }
@@ -102,6 +102,7 @@ export async function insertRun(tx: Tx, queue: WakeQueue, start: StartRun): Prom
 }
 
 interface ClaimRow {
+  carried: boolean;
   workflow_name: string;
   workflow_version: number;
   input: Json;
@@ -111,34 +112,50 @@ interface ClaimRow {
 }
 
 /**
- * Takes a queued run, or one whose worker's lease has ended, and raises its fence. Undefined when there is nothing to take:
- * a redelivered or late wake-up. One statement, committed by itself; the journal must be read in a later one, because this one's snapshot
- * may be older than what the previous holder committed.
+ * Takes a queued run, or one whose worker's lease has ended, and raises its fence. Only of a workflow in `carried` (`name@version`):
+ * `not-carried` when the run is another build's. Undefined when there is nothing to take: a redelivered or late wake-up. One statement,
+ * committed by itself; the journal must be read in a later one, because this one's snapshot may be older than what the previous
+ * holder committed.
  */
-export async function claimRun(db: Queryable, run: RunRef, workerId: string): Promise<Attempt | undefined> {
+export async function claimRun(
+  db: Queryable,
+  run: RunRef,
+  workerId: string,
+  carried: readonly string[],
+): Promise<Attempt | 'not-carried' | undefined> {
   const { rows } = await db.query<ClaimRow>({
     name: 'run_claim',
-    text: `update runs set status = 'running', fence = fence + 1, worker_id = $3, claim_count = claim_count + 1
-           where workspace_id = $1 and run_id = $2
-             and (status = 'queued'
-               or (status = 'running' and worker_id <> $3
-                 and not exists (select 1 from workers w where w.worker_id = runs.worker_id and w.lease_until > db_now())))
-           returning workflow_name, workflow_version, input, fence, claim_count, created_at`,
-    values: [run.workspaceId, run.runId, workerId],
+    // In the count, `fence` is still the lost holder's: what that one journaled is progress, and the count begins anew.
+    text: `with claimed as (
+             update runs set status = 'running', fence = fence + 1, worker_id = $3,
+               claim_count = case
+                 when claim_count > 0 and not exists (
+                   select 1 from steps s where s.workspace_id = $1 and s.run_id = $2 and s.fence = runs.fence)
+                 then claim_count + 1 else 1 end
+             where workspace_id = $1 and run_id = $2 and workflow_name || '@' || workflow_version = any ($4)
+               and (status = 'queued'
+                 or (status = 'running' and worker_id <> $3
+                   and not exists (select 1 from workers w where w.worker_id = runs.worker_id and w.lease_until > db_now())))
+             returning workflow_name, workflow_version, input, fence, claim_count, created_at)
+           select true as carried, workflow_name, workflow_version, input, fence, claim_count, created_at from claimed
+           union all
+           select false, workflow_name, workflow_version, null, fence, claim_count, created_at from runs
+           where workspace_id = $1 and run_id = $2 and workflow_name || '@' || workflow_version <> all ($4)`,
+    values: [run.workspaceId, run.runId, workerId, carried],
   });
   const row = rows[0];
-  return (
-    row && {
-      workspaceId: run.workspaceId,
-      runId: run.runId,
-      workflowName: row.workflow_name,
-      workflowVersion: row.workflow_version,
-      input: row.input,
-      fence: row.fence,
-      claimCount: row.claim_count,
-      createdAt: row.created_at,
-    }
-  );
+  if (!row) return undefined;
+  if (!row.carried) return 'not-carried';
+  return {
+    workspaceId: run.workspaceId,
+    runId: run.runId,
+    workflowName: row.workflow_name,
+    workflowVersion: row.workflow_version,
+    input: row.input,
+    fence: row.fence,
+    claimCount: row.claim_count,
+    createdAt: row.created_at,
+  };
 }
 
 interface JournalRow {
@@ -335,6 +352,24 @@ export async function endRun(tx: Tx, attempt: Attempt, end: RunEnd): Promise<voi
   });
 }
 
+/**
+ * Called inside the transaction that parks a run for a person, after the run row is written: what it writes commits with the park, what
+ * it throws undoes the park, which is then tried again. May run more than once, as any transaction's body. Must not emit events: their
+ * keys are locked before runs.
+ */
+export type OnParked = (tx: Tx, run: RunRef, error: StoredError) => Promise<void>;
+
+/** Parks the attempt's run and tells `onParked` in the same transaction. FENCED when another attempt holds the run. */
+export async function parkForPerson(
+  tx: Tx,
+  attempt: Attempt,
+  error: StoredError,
+  onParked: OnParked | undefined,
+): Promise<void> {
+  await endRun(tx, attempt, { status: 'parked', output: null, error });
+  await onParked?.(tx, { workspaceId: attempt.workspaceId, runId: attempt.runId }, error);
+}
+
 /** Gives the run back to the queue unfinished, not counted against it: for a process that is going down. */
 export async function handOverRun(tx: Tx, queue: WakeQueue, attempt: Attempt): Promise<void> {
   const { rowCount } = await tx.query({
@@ -469,24 +504,31 @@ export async function msUntilNextDeadline(db: Queryable): Promise<number | undef
 
 /**
  * Finds runs whose wake-up was lost: queued for longer than `staleMs`, or held by a worker whose lease has ended. They get a new wake-up.
+ * Only runs of a workflow in `carried` (`name@version`): the builds that carry the others send theirs.
  */
-export async function resendLost(tx: Tx, queue: WakeQueue, staleMs: number): Promise<number> {
+export async function resendLost(
+  tx: Tx,
+  queue: WakeQueue,
+  staleMs: number,
+  carried: readonly string[],
+): Promise<number> {
   const { rows } = await tx.query<{ workspace_id: string; run_id: string }>({
     name: 'runs_lost',
     text: `with stale as (
              select workspace_id, run_id from runs
              where status = 'queued' and queued_at < db_now() - $1 * interval '1 millisecond'
+               and workflow_name || '@' || workflow_version = any ($2)
              order by queued_at limit 100 for update skip locked),
            resent as (
              update runs set queued_at = db_now() where (workspace_id, run_id) in (select workspace_id, run_id from stale)
              returning workspace_id, run_id),
            orphaned as (
              select r.workspace_id, r.run_id from runs r
-             where r.status = 'running'
+             where r.status = 'running' and r.workflow_name || '@' || r.workflow_version = any ($2)
                and not exists (select 1 from workers w where w.worker_id = r.worker_id and w.lease_until > db_now())
              limit 100)
            select workspace_id, run_id from resent union all select workspace_id, run_id from orphaned`,
-    values: [staleMs],
+    values: [staleMs, carried],
   });
   await queue.send(
     tx,

@@ -8,18 +8,18 @@ import { execFile } from 'node:child_process';
 import { readFile, readlink } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { toStoredError } from '../../errors.ts';
+import { CountersignError, toStoredError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
-import type { RunRef } from '../../types.ts';
 import type { Bell } from './bell.ts';
 import type { Database } from './db.ts';
 import { decodeWake, type Wake, type WakeQueue } from './queue.ts';
 import {
   type Attempt,
   claimRun,
-  endRun,
   handOverRun,
   msUntilNextDeadline,
+  type OnParked,
+  parkForPerson,
   resendLost,
   resolveDueWaits,
 } from './runs.ts';
@@ -33,11 +33,13 @@ const HEARTBEAT_MS = 2_500;
 const SWEEP_MS = 2_000;
 /** Queued this long with a wake-up sent: it was lost, or everybody is busy; sending again is harmless. */
 const STALE_QUEUED_MS = 5_000;
-/** A run that killed or lost its worker this often is parked before it is worked again (FAULTS: 5). */
+/** A run that lost its worker this often without journaling a step is parked before it is worked again (FAULTS: 5). */
 const MAX_CLAIMS = 5;
 /** Wake-ups that were acted upon are deleted together, outside the claim. */
 const DISCARD_AFTER_MS = 50;
 const DISCARD_BATCH = 200;
+/** What an ending process still wants of the database may take this long; an absent one must not keep it from ending. */
+const FAREWELL_MS = 3_000;
 /** setTimeout's limit is about 24.8 days; looking earlier is harmless. */
 const MAX_TIMER_MS = 3_600_000;
 
@@ -51,12 +53,14 @@ export interface WorkerOptions {
   readonly log: Logger;
   /** Segments worked at once. Default `10`: a segment mostly waits for the network. */
   readonly slots?: number;
-  /** Told of each run parked for a person. Must not throw. */
-  readonly onParked?: (run: RunRef, reason: string) => void;
+  readonly onParked?: OnParked;
 }
 
 export interface Worker {
-  /** Stops taking work, lets steps in flight finish for up to `graceMs`, hands the rest over. Resolves when nothing is held. */
+  /**
+   * Stops taking work, lets steps in flight finish for up to `graceMs`, hands the rest over. Resolves when nothing is held; never
+   * rejects: what cannot be given back because the database is away is taken over when the lease ends.
+   */
   stop(graceMs: number): Promise<void>;
   /** Resolves when this process holds no run and knows of no due one; for tests. */
   idle(): Promise<void>;
@@ -74,6 +78,11 @@ class RunningWorker implements Worker {
   readonly #slots: number;
   /** Held runs by id. Entered before the claim, so that a doubled hint does not claim twice. */
   readonly #active = new Map<string, Segment | 'claiming'>();
+  /** Wake-ups of runs that are held here: the segment may have let go already, so each is looked at again when its run has left. */
+  readonly #rung = new Map<string, Wake>();
+  /** `name@version` of what this build carries: nothing else is claimed, so that old and new processes may work side by side. */
+  readonly #carried: readonly string[];
+  #identity: ProcessIdentity = { hostKey: null, pidStarted: null };
   readonly #discards: string[] = [];
   #discardTimer: NodeJS.Timeout | undefined;
   #deadlineTimer: NodeJS.Timeout | undefined;
@@ -82,23 +91,20 @@ class RunningWorker implements Worker {
   #again = false;
   #fetching = false;
   #stopping = false;
-  readonly #background = new Set<Promise<unknown>>();
+  readonly #watched = new Set<Promise<unknown>>();
 
   constructor(options: WorkerOptions) {
     this.#options = options;
     this.#id = options.workerId;
     this.#slots = options.slots ?? 10;
+    this.#carried = options.registry.versions.map(({ name, version }) => `${name}@${version}`);
   }
 
   async start(): Promise<void> {
-    const identity = await processIdentity();
     const { database, bell } = this.#options;
-    await releaseDeadNeighbours(database, identity);
-    await database.query({
-      text: `insert into workers (worker_id, host_key, pid, pid_started, lease_until)
-             values ($1, $2, $3, $4, db_now() + $5 * interval '1 millisecond')`,
-      values: [this.#id, identity.hostKey, process.pid, identity.pidStarted, LEASE_MS],
-    });
+    this.#identity = await processIdentity();
+    await releaseDeadNeighbours(database, this.#identity);
+    await this.#heartbeat();
     bell.on('run', (payload) => {
       const wake = decodeWake(payload);
       if (wake) this.#hint(wake);
@@ -106,7 +112,12 @@ class RunningWorker implements Worker {
     bell.onGap(() => this.#fetch());
     this.#every(HEARTBEAT_MS, () => this.#heartbeat());
     this.#every(SWEEP_MS, () => this.#sweep());
-    await this.#sweep();
+    try {
+      await this.#sweep();
+    } catch (error) {
+      await this.stop(0);
+      throw error;
+    }
   }
 
   async stop(graceMs: number): Promise<void> {
@@ -116,33 +127,49 @@ class RunningWorker implements Worker {
     for (const segment of this.#active.values()) if (segment !== 'claiming') segment.drain();
     while (this.#active.size > 0 && Date.now() < deadline) await pause(10);
     // Out of time: give back what still works; its late writes are refused by the fence.
-    for (const segment of this.#active.values()) {
-      if (segment === 'claiming') continue;
-      const { attempt } = segment;
-      segment.abandon();
-      await this.#options.database
-        .transaction((tx) => handOverRun(tx, this.#options.queue, attempt))
-        .catch((error: unknown) => this.#options.log.warn({ err: error }, 'run could not be handed over'));
-    }
+    const { database, queue } = this.#options;
+    const working = [...this.#active.values()].filter((segment) => segment !== 'claiming');
+    for (const segment of working) segment.abandon();
+    await Promise.all(
+      working.map(({ attempt }) =>
+        this.#farewell('run handed over', () =>
+          database.transaction((tx) => handOverRun(tx, queue, attempt)),
+        ),
+      ),
+    );
     for (const interval of this.#intervals) clearInterval(interval);
     clearTimeout(this.#discardTimer);
     clearTimeout(this.#deadlineTimer);
-    await Promise.allSettled(this.#background);
-    await this.#discard();
-    await this.#options.database
-      .query({ text: 'delete from workers where worker_id = $1', values: [this.#id] })
-      .catch(() => undefined);
+    await this.#farewell('work in flight ended', () => Promise.all(this.#watched));
+    await this.#farewell('wake-ups discarded', () => this.#discard());
+    await this.#farewell('lease given back', () =>
+      database.query({ text: 'delete from workers where worker_id = $1', values: [this.#id] }),
+    );
+  }
+
+  /** One part of stopping: bounded, and its failure keeps no other part from being done. */
+  async #farewell(what: string, work: () => Promise<unknown>): Promise<void> {
+    const overdue = new AbortController();
+    const inTime = pause(FAREWELL_MS, false, { signal: overdue.signal }).catch(() => true);
+    try {
+      const done = await Promise.race([work().then(() => true), inTime]);
+      if (!done) this.#options.log.warn({ what, withinMs: FAREWELL_MS }, 'not done before the end');
+    } catch (error) {
+      this.#options.log.warn({ what, error: toStoredError(error) }, 'not done before the end');
+    } finally {
+      overdue.abort();
+    }
   }
 
   async idle(): Promise<void> {
-    while (this.#active.size > 0 || this.#fetching || this.#background.size > 0) await pause(5);
+    while (this.#active.size > 0 || this.#fetching || this.#watched.size > 0) await pause(5);
   }
 
   /** A notification named a run: claim it at once when a slot is free; the queue keeps it otherwise. */
   #hint(wake: Wake): void {
     if (this.#stopping) return;
     if (this.#active.size >= this.#slots) this.#again = true;
-    else this.#background_(this.#work(wake));
+    else this.#watch(this.#work(wake, 'hinted'));
   }
 
   #fetch(): void {
@@ -152,16 +179,21 @@ class RunningWorker implements Worker {
       return;
     }
     this.#fetching = true;
-    this.#background_(
+    this.#watch(
       (async () => {
         try {
           do {
             this.#again = false;
+            if (this.#stopping) break;
             const free = this.#slots - this.#active.size;
-            if (free <= 0 || this.#stopping) break;
+            if (free <= 0) {
+              // The run that ends next looks.
+              this.#again = true;
+              break;
+            }
             const wakes = await this.#options.queue.fetch(free);
             if (wakes.length === free) this.#again = true;
-            for (const wake of wakes) this.#background_(this.#work(wake));
+            for (const wake of wakes) this.#watch(this.#work(wake, 'fetched'));
           } while (this.#again && this.#active.size < this.#slots);
         } finally {
           this.#fetching = false;
@@ -170,73 +202,86 @@ class RunningWorker implements Worker {
     );
   }
 
-  async #work(wake: Wake): Promise<void> {
+  async #work(wake: Wake, came: 'hinted' | 'fetched'): Promise<void> {
     if (this.#active.has(wake.runId)) {
-      // Worked right now: what woke it is in the database, and the segment looks there before it parks.
-      this.#acted(wake.jobId);
+      const earlier = this.#rung.get(wake.runId);
+      if (earlier) this.#acted(earlier.jobId);
+      this.#rung.set(wake.runId, wake);
       return;
     }
     this.#active.set(wake.runId, 'claiming');
     try {
-      const attempt = await claimRun(this.#options.database, wake, this.#id);
-      this.#acted(wake.jobId);
-      if (attempt) await this.#segment(attempt);
+      const claimed = await claimRun(this.#options.database, wake, this.#id, this.#carried);
+      // A run of another build: its wake-up is left to that build while it still lies in the queue. Once fetched it is of no use to
+      // anybody, and the sweep of that build sends another.
+      if (claimed !== 'not-carried' || came === 'fetched') this.#acted(wake.jobId);
+      if (claimed !== undefined && claimed !== 'not-carried') await this.#segment(claimed);
     } finally {
       this.#active.delete(wake.runId);
+      const rung = this.#rung.get(wake.runId);
+      this.#rung.delete(wake.runId);
+      if (rung && !this.#stopping) this.#watch(this.#work(rung, 'fetched'));
       if (this.#again) this.#fetch();
     }
   }
 
   async #segment(attempt: Attempt): Promise<void> {
-    const { database, queue, log, registry } = this.#options;
+    const { database, queue, log, registry, onParked } = this.#options;
     const workflow = registry.find(attempt.workflowName, attempt.workflowVersion);
-    if (!workflow) {
-      await this.#park(
-        attempt,
+    if (!workflow)
+      throw new CountersignError(
         'WORKFLOW_UNKNOWN',
-        `This build lacks ${attempt.workflowName}@${attempt.workflowVersion}`,
+        `Claimed ${attempt.workflowName}@${attempt.workflowVersion}, which this build lacks`,
       );
-      return;
-    }
     if (attempt.claimCount > MAX_CLAIMS) {
-      await this.#park(attempt, 'STEP_TIMEOUT', `Its worker was lost ${MAX_CLAIMS} times in a row`);
+      await this.#parkLost(attempt);
       return;
     }
     const segment = new Segment(
-      { database, queue, log, onDeadline: () => this.#armDeadline() },
+      {
+        database,
+        queue,
+        log,
+        onDeadline: () => this.#armDeadline(),
+        ...(onParked === undefined ? {} : { onParked }),
+      },
       attempt,
       workflow,
     );
     this.#active.set(attempt.runId, segment);
     if (this.#stopping) segment.drain();
-    const end = await segment.run();
-    if (end === 'parked') this.#options.onParked?.(attempt, 'its journal does not fit the code');
+    await segment.run();
   }
 
-  async #park(attempt: Attempt, code: string, reason: string): Promise<void> {
-    const error = { code, message: reason, errorClass: 'terminal' } as const;
-    await this.#options.database.transaction((tx) =>
-      endRun(tx, attempt, { status: 'parked', output: null, error }),
+  async #parkLost(attempt: Attempt): Promise<void> {
+    const error = toStoredError(
+      new CountersignError('WORKER_LOST', `Its worker was lost ${MAX_CLAIMS} times in a row`),
     );
-    this.#options.log.error({ runId: attempt.runId, reason }, 'run parked: a person is needed');
-    this.#options.onParked?.(attempt, reason);
+    await this.#options.database.transaction((tx) =>
+      parkForPerson(tx, attempt, error, this.#options.onParked),
+    );
+    this.#options.log.error({ runId: attempt.runId, error }, 'run parked: a person is needed');
   }
 
+  /** Renews the lease. Writes the whole row, so that one that was deleted meanwhile comes back. */
   async #heartbeat(): Promise<void> {
     await this.#options.database.query({
       name: 'worker_heartbeat',
-      text: `update workers set lease_until = db_now() + $2 * interval '1 millisecond' where worker_id = $1`,
-      values: [this.#id, LEASE_MS],
+      text: `insert into workers (worker_id, host_key, pid, pid_started, lease_until)
+             values ($1, $2, $3, $4, db_now() + $5 * interval '1 millisecond')
+             on conflict (worker_id) do update set lease_until = excluded.lease_until`,
+      values: [this.#id, this.#identity.hostKey, process.pid, this.#identity.pidStarted, LEASE_MS],
     });
   }
 
   async #sweep(): Promise<void> {
     const { database, queue } = this.#options;
     await this.#releaseForgotten();
-    await database.transaction((tx) => resendLost(tx, queue, STALE_QUEUED_MS));
+    await database.transaction((tx) => resendLost(tx, queue, STALE_QUEUED_MS, this.#carried));
     await database.query({
-      text: `delete from workers w where lease_until < db_now() - interval '1 hour'
+      text: `delete from workers w where lease_until < db_now() - interval '1 hour' and worker_id <> $1
              and not exists (select 1 from runs r where r.worker_id = w.worker_id and r.status = 'running')`,
+      values: [this.#id],
     });
     await this.#resolveDue();
     this.#fetch();
@@ -275,7 +320,7 @@ class RunningWorker implements Worker {
   }
 
   #armDeadline(): void {
-    if (!this.#stopping) this.#background_(this.#arm());
+    if (!this.#stopping) this.#watch(this.#arm());
   }
 
   /** One timer for the earliest deadline of all waits, whoever registered them. */
@@ -284,18 +329,18 @@ class RunningWorker implements Worker {
     clearTimeout(this.#deadlineTimer);
     if (ms === undefined || this.#stopping) return;
     this.#deadlineTimer = setTimeout(
-      () => this.#background_(this.#resolveDue()),
+      () => this.#watch(this.#resolveDue()),
       Math.max(0, Math.min(Math.ceil(ms), MAX_TIMER_MS)),
     );
   }
 
   #acted(jobId: string): void {
     this.#discards.push(jobId);
-    if (this.#discards.length >= DISCARD_BATCH) this.#background_(this.#discard());
+    if (this.#discards.length >= DISCARD_BATCH) this.#watch(this.#discard());
     else
       this.#discardTimer ??= setTimeout(() => {
         this.#discardTimer = undefined;
-        this.#background_(this.#discard());
+        this.#watch(this.#discard());
       }, DISCARD_AFTER_MS);
   }
 
@@ -310,19 +355,19 @@ class RunningWorker implements Worker {
       setInterval(() => {
         if (busy) return;
         busy = true;
-        this.#background_(work().finally(() => (busy = false)));
+        this.#watch(work().finally(() => (busy = false)));
       }, intervalMs),
     );
   }
 
   /** Work nobody awaits: trouble is logged, and the sweep comes round again. */
-  #background_(work: Promise<unknown>): void {
+  #watch(work: Promise<unknown>): void {
     const watched = work
       .catch((error: unknown) =>
         this.#options.log.warn({ error: toStoredError(error) }, 'engine work failed, will be retried'),
       )
-      .finally(() => this.#background.delete(watched));
-    this.#background.add(watched);
+      .finally(() => this.#watched.delete(watched));
+    this.#watched.add(watched);
   }
 }
 

@@ -1,0 +1,264 @@
+/**
+ * Guarantee: whoever sends a message holds its row at that moment, so that two workers never post it both; what a worker says after it
+ * has lost the row changes nothing. A call that hangs holds up no other message, approvals go before progress, and no change of state
+ * makes a message go out before the pause that Slack asked for.
+ */
+import { randomUUIDv7 } from 'node:crypto';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { CountersignError } from '../../src/errors.ts';
+import { owe, PRIORITY, redraw, startDeliveries } from '../../src/jobs/deliveries.ts';
+import { type Bell, openBell } from '../../src/jobs/engine/bell.ts';
+import type { Loop } from '../../src/jobs/loop.ts';
+import type { MessageView, Messenger } from '../../src/types.ts';
+import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
+
+const base = useDatabase();
+let bell: Bell;
+let loops: Loop[] = [];
+/** Posts by subject, in the order in which they were begun. */
+let posts: { readonly subjectId: string; readonly worker: string }[] = [];
+
+beforeEach(async () => {
+  await base.setClock('0');
+  await base.db.query({ text: `update deliveries set status = 'refused'` });
+  posts = [];
+  bell = await openBell(base.db);
+});
+afterEach(async () => {
+  await Promise.all(loops.map((loop) => loop.stop()));
+  loops = [];
+  await bell.close();
+});
+
+interface Worker {
+  readonly name: string;
+  readonly view?: (subjectId: string) => Promise<void>;
+  readonly post?: (subjectId: string) => Promise<void>;
+}
+
+/** A process that sends: it lives until the file ends. Its Slack does what the test says. */
+async function work({ name, view, post }: Worker): Promise<string> {
+  const workerId = randomUUIDv7();
+  await base.db.query({
+    text: `insert into workers (worker_id, pid, lease_until) values ($1, 1, 'infinity')`,
+    values: [workerId],
+  });
+  const messenger: Pick<Messenger, 'post' | 'find' | 'update'> = {
+    async post(_workspaceId, _deliveryId, _target, shown) {
+      const subjectId = shown.kind === 'task' ? shown.task.taskId : '';
+      posts.push({ subjectId, worker: name });
+      await post?.(subjectId);
+      return `${posts.length}.0`;
+    },
+    find: async () => null,
+    update: async () => undefined,
+  };
+  loops.push(
+    startDeliveries({
+      database: base.db,
+      bell,
+      workerId,
+      log: testLog,
+      messenger: messenger as Messenger,
+      view: async (_workspaceId, _kind, subjectId) => {
+        await view?.(subjectId);
+        return { kind: 'task', task: { taskId: subjectId } } as MessageView;
+      },
+    }),
+  );
+  return workerId;
+}
+
+async function oweOne(priority: number = PRIORITY.progress): Promise<string> {
+  const subjectId = randomUUIDv7();
+  await base.db.transaction((tx) =>
+    owe(tx, {
+      workspaceId: WORKSPACE,
+      viewKind: 'task',
+      subjectId,
+      target: { to: 'channel', channelId: 'C1' },
+      priority,
+    }),
+  );
+  return subjectId;
+}
+
+interface Row {
+  readonly status: string;
+  readonly ts: string | null;
+  readonly last_error: string | null;
+  readonly wait_ms: number;
+  readonly try_count: number;
+}
+
+async function rowOf(subjectId: string): Promise<Row> {
+  const { rows } = await base.db.query<Row>({
+    text: `select status, ts, last_error, try_count, extract(epoch from next_try_at - db_now())::float8 * 1000 as wait_ms
+           from deliveries where subject_id = $1`,
+    values: [subjectId],
+  });
+  if (rows[0] === undefined) throw new Error('no such delivery');
+  return rows[0];
+}
+
+const settled = (subjectId: string) =>
+  until('settled', async () => {
+    const row = await rowOf(subjectId);
+    return row.status === 'settled' && row;
+  });
+
+test('a worker whose claim ran out before the post leaves the post to the one that has it now', async () => {
+  const held = Promise.withResolvers<void>();
+  const reached = Promise.withResolvers<void>();
+  await work({
+    name: 'late',
+    view: () => {
+      reached.resolve();
+      return held.promise;
+    },
+  });
+  const subjectId = await oweOne();
+  await reached.promise;
+  await base.setClock('31 seconds');
+
+  await work({ name: 'next' });
+  await settled(subjectId);
+  held.resolve();
+  await loops[0]?.stop();
+
+  expect(posts).toEqual([{ subjectId, worker: 'next' }]);
+});
+
+test('a worker whose lease ran out posts nothing, because anybody may take its rows', async () => {
+  const held = Promise.withResolvers<void>();
+  const reached = Promise.withResolvers<void>();
+  const workerId = await work({
+    name: 'leaseless',
+    view: () => {
+      reached.resolve();
+      return held.promise;
+    },
+  });
+  await oweOne();
+  await reached.promise;
+
+  await base.db.query({
+    text: 'update workers set lease_until = db_now() where worker_id = $1',
+    values: [workerId],
+  });
+  held.resolve();
+  await loops[0]?.stop();
+
+  expect(posts).toEqual([]);
+});
+
+test('what a worker says after it has lost the row changes nothing', async () => {
+  const held = Promise.withResolvers<void>();
+  await work({ name: 'late', post: () => held.promise });
+  const subjectId = await oweOne();
+  await until('the first post', async () => posts.length === 1);
+  await base.setClock('31 seconds');
+  await work({ name: 'next' });
+  const before = await settled(subjectId);
+
+  held.reject(new CountersignError('DELIVERY_REFUSED', 'chat.postMessage: is_archived'));
+  await loops[0]?.stop();
+
+  expect(await rowOf(subjectId)).toMatchObject({ status: 'settled', ts: before.ts, last_error: null });
+});
+
+test('a call that hangs holds up no other message', async () => {
+  const held = Promise.withResolvers<void>();
+  let hanging: string | undefined;
+  await work({
+    name: 'only',
+    post: (subjectId) => (subjectId === hanging ? held.promise : Promise.resolve()),
+  });
+  hanging = await oweOne();
+  await until('the call that hangs', async () => posts.length === 1);
+
+  await settled(await oweOne());
+
+  held.resolve();
+  await settled(hanging);
+});
+
+test('approvals are begun before older progress, however much of it there is', async () => {
+  const progress: string[] = [];
+  for (let count = 0; count < 12; count += 1) progress.push(await oweOne(PRIORITY.progress));
+  const approval = await oweOne(PRIORITY.decision);
+  const begun: string[] = [];
+
+  await work({
+    name: 'only',
+    view: async (subjectId) => {
+      begun.push(subjectId);
+    },
+  });
+  for (const subjectId of [...progress, approval]) await settled(subjectId);
+
+  expect(begun).toEqual([approval, ...progress]);
+});
+
+test('a redraw does not shorten the pause that Slack asked for, and a settled message is redrawn at once', async () => {
+  let refusing = true;
+  await work({
+    name: 'only',
+    post: async () => {
+      if (refusing)
+        throw new CountersignError('DELIVERY_FAILED', 'chat.postMessage: rate limited', {
+          retryAfterMs: 90_000,
+        });
+    },
+  });
+  const subjectId = await oweOne();
+  await until('the refusal to be kept', async () => (await rowOf(subjectId)).last_error !== null);
+
+  await base.db.transaction((tx) => redraw(tx, WORKSPACE, subjectId));
+
+  const waiting = await rowOf(subjectId);
+  expect(waiting).toMatchObject({ status: 'due', try_count: 1 });
+  expect(waiting.wait_ms).toBeGreaterThan(80_000);
+
+  refusing = false;
+  await base.setClock('91 seconds');
+  await base.db.transaction((tx) => redraw(tx, WORKSPACE, subjectId));
+  await settled(subjectId);
+  // Sent once in the meantime: clock and row say so before the loop can look again.
+  await loops[0]?.stop();
+  await base.db.transaction((tx) => redraw(tx, WORKSPACE, subjectId));
+  const again = await rowOf(subjectId);
+  expect(again.status).toBe('due');
+  expect(again.wait_ms).toBeLessThanOrEqual(0);
+});
+
+test('a failed try is made again when its pause is over, not at the next sweep', async () => {
+  let tries = 0;
+  await work({
+    name: 'only',
+    post: async () => {
+      tries += 1;
+      if (tries === 1)
+        throw new CountersignError('DELIVERY_FAILED', 'chat.postMessage: reset', { retryAfterMs: 1_500 });
+    },
+  });
+
+  const startedAt = performance.now();
+  await settled(await oweOne());
+
+  expect(performance.now() - startedAt).toBeGreaterThan(1_400);
+  expect(performance.now() - startedAt).toBeLessThan(6_000);
+});
+
+test('the error that is kept holds no credential', async () => {
+  const token = ['xoxb', '1234567890', 'abcdefghij'].join('-');
+  await work({ name: 'only', post: () => Promise.reject(new Error(`sent with ${token}`)) });
+  const subjectId = await oweOne();
+
+  const { last_error } = await until('the failure to be kept', async () => {
+    const row = await rowOf(subjectId);
+    return row.last_error !== null && row;
+  });
+
+  expect(last_error).toBe('sent with [secret]');
+});
