@@ -101,6 +101,13 @@ test('a rejection with a reason leaves the repository untouched and reaches the 
   });
   expect(final).toContain('the moon is in the wrong house');
   expect(final).not.toContain('approval.approve');
+  // The agent understood the answer as a rejection, and says honestly that this reason is beyond its script.
+  const { rows: tasks } = await story.db.query<{ summary: string }>({
+    text: 'select summary from tasks where message_ts = $1',
+    values: [ts],
+  });
+  expect(tasks[0]?.summary).toContain('scripted model');
+  expect(tasks[0]?.summary).not.toContain('{');
   const { rows } = await story.db.query<{ result: unknown }>({
     text: `select s.payload as result from waits s join tasks t on t.run_id = s.run_id where t.message_ts = $1 and s.path = 'decision'`,
     values: [ts],

@@ -62,7 +62,8 @@ async function workUntilDone(step: Step, deps: HandleTaskDeps, task: Task): Prom
     if (outcome.kind !== 'proposed') return conclude(step, task, outcome);
 
     const result = await carryOut(step, deps, task, outcome.action);
-    conversation = answer(outcome.conversation, outcome.toolUseId, result, result.status !== 'done');
+    // A person's no is an answer, not an error of the tool.
+    conversation = answer(outcome.conversation, outcome.toolUseId, result, result.status === 'failed');
   }
 }
 
