@@ -25,7 +25,7 @@ async function apply(
 ): Promise<{ out: string; err: string; status: number }> {
   const file = path.join(folder, 'policy.json');
   await writeFile(file, content);
-  return promisify(execFile)(process.execPath, ['src/cli.ts', 'policy', 'apply', ...args], {
+  return promisify(execFile)(process.execPath, ['src/cli.mjs', 'policy', 'apply', ...args], {
     env: { PATH: process.env.PATH, DATABASE_URL: story.appUrl, COUNTERSIGN_POLICY: file },
   }).then(
     ({ stdout, stderr }) => ({ out: stdout, err: stderr, status: 0 }),

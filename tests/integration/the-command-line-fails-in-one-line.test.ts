@@ -2,7 +2,7 @@
  * Guarantee: whatever keeps a command from working, its user reads exactly one clear line on standard error: no stack trace, no secret,
  * a status other than 0, within ten seconds. (The parser of the command line may add its one-line hint.)
  *
- * Every case runs `src/cli.ts` as a process of its own with nothing but the variables it names.
+ * Every case runs `src/cli.mjs` as a process of its own with nothing but the variables it names.
  */
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -50,7 +50,7 @@ function countersign(
   nodeArgs: readonly string[] = [],
 ): Promise<Ended> {
   const started = Date.now();
-  const child = spawn(process.execPath, [...nodeArgs, 'src/cli.ts', ...args], {
+  const child = spawn(process.execPath, [...nodeArgs, 'src/cli.mjs', ...args], {
     cwd: ROOT,
     env: { PATH: process.env.PATH, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -281,7 +281,7 @@ describe('ledger verify', () => {
 });
 
 describe('a Node.js that is too old', () => {
-  /** The real command in a process that believes to be another Node.js. One that cannot load .ts at all never reaches our line. */
+  /** The real command in a process that believes to be another Node.js: only one Node.js is installed with the product. */
   const claims = (version: string) => [
     '--import',
     `data:text/javascript,${encodeURIComponent(
@@ -289,7 +289,7 @@ describe('a Node.js that is too old', () => {
     )}`,
   ];
 
-  it.each(['24.9.0', '25.11.1'])(
+  it.each(['18.20.8', '20.20.2', '24.9.0', '25.11.1'])(
     '%s: one line before anything else is loaded, naming both versions',
     async (version) => {
       const line = oneLine(await countersign(['--help'], {}, claims(version)));

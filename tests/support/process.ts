@@ -48,7 +48,7 @@ export async function spawnProduct(options: {
 }): Promise<Spawned> {
   const startedAtMs = Date.now();
   const url = `http://127.0.0.1:${options.port}`;
-  const child: ChildProcess = spawn(process.execPath, ['src/cli.ts', 'dev'], {
+  const child: ChildProcess = spawn(process.execPath, ['src/cli.mjs', 'dev'], {
     cwd: path.resolve(import.meta.dirname, '../..'),
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {
