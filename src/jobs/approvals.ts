@@ -30,7 +30,7 @@ import type { PolicyInForce } from './definitions.ts';
 import { owe, oweNote, PRIORITY, redraw } from './deliveries.ts';
 import type { DecisionAsked } from './desk.ts';
 import type { Engine } from './engine/engine.ts';
-import type { EventAddress } from './engine/runs.ts';
+import type { EventAddress } from './engine/events.ts';
 import { appendEntry, type EntryKind } from './ledger.ts';
 import { readTask, type Task } from './tasks.ts';
 

@@ -8,8 +8,9 @@ import type { Logger } from '../../log.ts';
 import type { Json, Person, RunRef, Tx, WorkspaceId } from '../../types.ts';
 import { type Bell, openBell } from './bell.ts';
 import type { Database } from './db.ts';
+import { type EventAddress, emitEvent, lockEvent } from './events.ts';
 import { openQueue } from './queue.ts';
-import { type EventAddress, emitEvent, insertRun, lockEvent, type OnParked } from './runs.ts';
+import { insertRun, type OnParked } from './runs.ts';
 import { startWorker, type Worker } from './worker.ts';
 import { createRegistry, type Workflow } from './workflow.ts';
 

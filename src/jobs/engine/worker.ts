@@ -12,17 +12,9 @@ import { CountersignError, toStoredError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import type { Bell } from './bell.ts';
 import type { Database } from './db.ts';
+import { msUntilNextDeadline, resolveDueWaits } from './events.ts';
 import { decodeWake, type Wake, type WakeQueue } from './queue.ts';
-import {
-  type Attempt,
-  claimRun,
-  handOverRun,
-  msUntilNextDeadline,
-  type OnParked,
-  parkForPerson,
-  resendLost,
-  resolveDueWaits,
-} from './runs.ts';
+import { type Attempt, claimRun, handOverRun, type OnParked, parkForPerson, resendLost } from './runs.ts';
 import { Segment } from './segment.ts';
 import type { Registry } from './workflow.ts';
 
