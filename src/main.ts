@@ -184,8 +184,13 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     workerId: engine.workerId,
     log,
     route: (row) => {
-      if (row.workspaceId !== workspaceId) return Promise.resolve(async () => undefined);
-      return bot.route(row);
+      if (row.workspaceId === workspaceId) return bot.route(row);
+      // Signed with our secret, so the app is installed there too; this installation has neither its token nor its data.
+      log.warn(
+        { workspace: row.workspaceId, inboxId: row.inboxId },
+        'a request of another workspace is left alone',
+      );
+      return Promise.resolve(async () => undefined);
     },
   });
 

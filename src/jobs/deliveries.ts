@@ -268,7 +268,7 @@ async function retryLater(db: Queryable, row: DeliveryRow, message: string, wait
   await db.query({
     text: `update deliveries set claimed_by = null, claimed_until = null, last_error = $4, next_try_at = db_now() + $5 * interval '1 millisecond'
            where workspace_id = $1 and delivery_id = $2 and claimed_until = $3::timestamptz`,
-    values: [row.workspace_id, row.delivery_id, row.claim, maskSecrets(message), waitMs],
+    values: [row.workspace_id, row.delivery_id, row.claim, message, waitMs],
   });
 }
 

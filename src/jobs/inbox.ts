@@ -8,7 +8,7 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { z } from 'zod';
 import { CountersignError, toStoredError } from '../errors.ts';
-import { type Logger, maskSecrets } from '../log.ts';
+import type { Logger } from '../log.ts';
 import type { DeliveryTarget, JsonObject, Queryable, WorkspaceId } from '../types.ts';
 import { oweNote } from './deliveries.ts';
 import type { Consequence, InboxRow } from './desk.ts';
@@ -96,11 +96,13 @@ export function startInbox(options: InboxOptions): Loop {
   });
 }
 
+/** A worker whose lease has run out claims nothing: its claims would be open at once, to itself too. */
 async function claim(db: Queryable, workerId: string, count: number): Promise<InboxRowRow[]> {
   const { rows } = await db.query<InboxRowRow>({
     name: 'inbox_claim',
     text: `update inbox i set claimed_by = $2, claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond', try_count = i.try_count + 1
            from (select workspace_id, inbox_id from inbox where status = 'stored' and next_try_at <= db_now() and claim_is_open(claimed_by, claimed_until)
+                   and not claim_is_open($2, 'infinity')
                  order by next_try_at limit $1 for update skip locked) due
            where i.workspace_id = due.workspace_id and i.inbox_id = due.inbox_id
            returning i.workspace_id, i.inbox_id, i.source, i.payload, i.received_at, i.try_count,
@@ -166,14 +168,7 @@ async function failed(options: InboxOptions, row: InboxRowRow, error: unknown): 
                              else 'parked' end
              where workspace_id = $1 and inbox_id = $2 and status = 'stored' and claimed_until = $3::timestamptz
              returning status`,
-      values: [
-        row.workspace_id,
-        row.inbox_id,
-        row.claim,
-        maskSecrets(stored.message),
-        waitMs,
-        trouble === null ? 0 : 1,
-      ],
+      values: [row.workspace_id, row.inbox_id, row.claim, stored.message, waitMs, trouble === null ? 0 : 1],
     });
     const author = rows[0]?.status === 'parked' ? authorOf(row) : null;
     if (author !== null) await oweNote(tx, row.workspace_id, author, { kind: 'could_not_handle' });
