@@ -37,6 +37,8 @@ const schema = z.object({
   COUNTERSIGN_POLICY: z.string().min(1).optional(),
   COUNTERSIGN_STATE_DIR: z.string().min(1).default('.local'),
   COUNTERSIGN_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']).default('info'),
+  /** For tests: every run goes back to the queue after every journaled step. */
+  COUNTERSIGN_SUSPEND_AFTER_EVERY_STEP: z.stringbool('is neither true nor false').default(false),
   PORT: z.coerce.number('is not a number').int().min(0).max(65_535).default(3000),
 });
 
@@ -80,6 +82,7 @@ export interface Config {
   readonly host: string | null;
   readonly port: number;
   readonly logLevel: string;
+  readonly suspendAfterEveryStep: boolean;
 }
 
 /** Parses the environment. An empty value counts as unset. Throws CONFIG_INVALID. */
@@ -137,6 +140,7 @@ export function serveConfig(variables: Variables): Config {
     host: null,
     port: variables.PORT,
     logLevel: variables.COUNTERSIGN_LOG_LEVEL,
+    suspendAfterEveryStep: variables.COUNTERSIGN_SUSPEND_AFTER_EVERY_STEP,
   };
 }
 

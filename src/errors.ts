@@ -28,6 +28,9 @@ export const ERROR_TABLE = {
   RUN_NOT_FOUND: ['terminal', 'No run has this id.'],
   WORKFLOW_UNKNOWN: ['terminal', 'No live workflow has this name and version.'],
   WORKFLOW_INPUT_INVALID: ['terminal', 'The input does not fit the workflow.'],
+  RUN_TOO_DEEP: ['terminal', 'Runs started runs in more levels than is allowed.'],
+  CHILD_TIMEOUT: ['terminal', 'A child run did not end in time and was cancelled.'],
+  TOO_FEW_COMPLETED: ['terminal', 'Fewer child runs completed than were needed.'],
   STEP_NAME_AMBIGUOUS: ['terminal', 'Two steps of one branch were in flight under the same name.'],
   JOURNAL_MISMATCH: ['terminal', 'The journal does not fit the code that replays it.'],
   STEP_TIMEOUT: ['retryable', 'A step took longer than its bound.'],
@@ -99,6 +102,18 @@ export function hasCode(error: unknown, code: ErrorCode): error is CountersignEr
   return error instanceof CountersignError && error.code === code;
 }
 
+/** A stored error from outside our table as whoever reads a journal meets it: the same on the first run as on every replay. */
+export class StepFailed extends Error {
+  readonly code: string;
+  readonly errorClass: ErrorClass;
+  constructor(error: StoredError) {
+    super(error.message);
+    this.name = 'StepFailed';
+    this.code = error.code;
+    this.errorClass = error.errorClass;
+  }
+}
+
 /** Long enough for any sentence of ours; what libraries quote beyond it helps nobody. */
 const MAX_MESSAGE_LENGTH = 2_000;
 
@@ -110,6 +125,7 @@ export function toStoredError(error: unknown): StoredError {
   const message = maskSecrets(error instanceof Error ? error.message : String(error))
     .replaceAll('\0', '\uFFFD')
     .slice(0, MAX_MESSAGE_LENGTH);
-  if (error instanceof CountersignError) return { code: error.code, message, errorClass: error.errorClass };
+  if (error instanceof CountersignError || error instanceof StepFailed)
+    return { code: error.code, message, errorClass: error.errorClass };
   return { code: error instanceof Error ? error.name : 'Error', message, errorClass: 'retryable' };
 }

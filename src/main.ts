@@ -13,6 +13,7 @@ import { createMessenger } from './bot/messenger.ts';
 import type { Config } from './config.ts';
 import { CountersignError } from './errors.ts';
 import { readApproval } from './jobs/approval-view.ts';
+import { withdrawForCancel } from './jobs/cancelling.ts';
 import {
   activatePolicy,
   activePolicyVersion,
@@ -127,6 +128,8 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     log,
     workflows: [handleTask({ database, egress, tools, policyOf, person, agent: ENGINEER, model })],
     onParked: noteParked,
+    onCancel: withdrawForCancel,
+    suspendAfterEveryStep: config.suspendAfterEveryStep,
   });
   await engine.work();
   const desk = createDesk({ database, engine, policyOf, deploymentId: deployment, tools });

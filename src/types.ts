@@ -5,6 +5,8 @@
  * agents call `Step` (implemented by jobs/engine), jobs call `Messenger` (implemented by bot).
  */
 
+import type { StoredError } from './errors.ts';
+
 /** Anything JSON can hold. What is stored, hashed or sent is always of this type. */
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 export type JsonObject = { readonly [key: string]: Json };
@@ -108,6 +110,40 @@ export interface StepOptions {
   readonly input?: Json;
 }
 
+/** A child run as `Step.invoke` and `Step.first` take it: any registered workflow is one. */
+export interface Invocable<Input, Output> {
+  readonly name: string;
+  readonly version: number;
+  body(step: Step, input: Input): Promise<Output>;
+}
+
+export interface InvokeOptions {
+  /**
+   * Most time until the children have given what was asked of them. Default 30 days: a child may wait for people. Afterwards the ones
+   * still open are cancelled and CHILD_TIMEOUT is thrown.
+   */
+  readonly timeoutMs?: number;
+}
+
+/** One of the children of `Step.first`. `key` is unique among them. */
+export interface ChildCall<Input, Output> {
+  readonly key: string;
+  readonly workflow: Invocable<Input, Output>;
+  readonly input: Input;
+}
+
+/** How the children of `Step.first` stood when enough of them had completed. Each list in the order of ending, then of asking. */
+export interface FirstResult<Output> {
+  readonly completed: readonly { readonly key: string; readonly runId: string; readonly output: Output }[];
+  readonly failed: readonly { readonly key: string; readonly runId: string; readonly error: StoredError }[];
+  /** `inFlight` names the child's effects that had been sent already: they are finished and recorded, not undone. */
+  readonly cancelled: readonly {
+    readonly key: string;
+    readonly runId: string;
+    readonly inFlight: readonly string[];
+  }[];
+}
+
 /** How a wait ended; stored with the wait, never inferred. */
 export type WaitOutcome =
   | { readonly outcome: 'event'; readonly payload: Json }
@@ -143,8 +179,40 @@ export interface Step {
       readonly key: string;
     } & ({ readonly timeoutMs: number } | { readonly deadlineAt: Date }),
   ): Promise<WaitOutcome>;
-  /** Sleeps in database time. */
+  /** Sleeps in database time, from when the branch came here. Wakes within 250 ms of being due. */
   sleep(name: string, durationMs: number): Promise<void>;
+  /** Sleeps until an instant of database time; one that has passed is no wait. Derive it from `now()`, not from this process's clock. */
+  sleepUntil(name: string, instant: Date): Promise<void>;
+  /**
+   * Emits an event, once: the event, the waits it ends and this step's row commit together. False when the event was there
+   * already: the first write wins.
+   */
+  sendEvent(
+    name: string,
+    event: { readonly event: string; readonly key: string; readonly payload?: Json },
+  ): Promise<boolean>;
+  /**
+   * Starts `workflow` as a child run and waits for its end; the result is what the child returned, as JSON carries it. Throws the child's
+   * error when it failed, RUN_CANCELLED when it was cancelled, CHILD_TIMEOUT, and for an input that the child's schema refuses
+   * WORKFLOW_INPUT_INVALID: all terminal. The child is cancelled with this run.
+   */
+  invoke<Input, Output>(
+    name: string,
+    workflow: Invocable<Input, Output>,
+    input: NoInfer<Input>,
+    options?: InvokeOptions,
+  ): Promise<Output>;
+  /**
+   * Starts every child and waits for the first `count` that complete. In the transaction that journals these, the others are cancelled.
+   * Throws TOO_FEW_COMPLETED as soon as `count` cannot be reached any more, CHILD_TIMEOUT, and as `invoke` does; all terminal.
+   * At most 100 children.
+   */
+  first<Input, Output>(
+    name: string,
+    count: number,
+    children: readonly ChildCall<Input, Output>[],
+    options?: InvokeOptions,
+  ): Promise<FirstResult<Output>>;
   /** Runs `body` under a key of its own, so that branches can run side by side under `Promise.all`. */
   branch<T>(key: string, body: (step: Step) => Promise<T>): Promise<T>;
   /** Database time of the last finished step of this branch: the same on every replay. */
@@ -414,10 +482,34 @@ export type Tool = ReadTool | WriteTool;
 // What people see. Views are facts from committed state; bot turns them into Block Kit, escaped and measured.
 // ---------------------------------------------------------------------------------------------------------------
 
+/** On whose word an unknown outcome was settled: a reviewer's in Slack, or an operator's at the command line, by their name on that machine. */
+export type Settler =
+  | { readonly via: 'slack'; readonly person: Person }
+  | { readonly via: 'cli'; readonly user: string };
+
+/** A person's word on an action of which nobody could tell whether it happened. Final. */
+export interface Settlement {
+  readonly happened: boolean;
+  readonly by: Settler;
+  /** Null once the words were erased. */
+  readonly reason: string | null;
+  readonly settledAt: string;
+}
+
+/** An action whose outcome is unknown and that no person has settled yet: enough to draw the two buttons that do. */
+export interface UnsettledAction {
+  readonly deploymentId: string;
+  readonly actionId: string;
+  readonly actionHash: string;
+  readonly kind: string;
+  readonly title: string;
+}
+
 /** The state of one approval request, enough to draw its card or its Details in any state. */
 export interface ApprovalView {
   readonly deploymentId: string;
   readonly requestId: string;
+  readonly actionId: string;
   readonly status: RequestStatus;
   readonly actionStatus: ActionStatus;
   readonly tier: RiskTier;
@@ -451,6 +543,8 @@ export interface ApprovalView {
   readonly receiptLine: string | null;
   readonly failure: string | null;
   readonly finishedAt: string | null;
+  /** Set when the outcome was unknown and a person has said how it was. */
+  readonly settlement: Settlement | null;
 }
 
 /** The state of one task, enough to draw its status message. */
@@ -467,6 +561,8 @@ export interface TaskView {
   readonly costUsd: number;
   readonly startedAt: string;
   readonly finishedAt: string | null;
+  /** Actions that no card stands for and that a person has to settle. Absent means none. */
+  readonly unsettled?: readonly UnsettledAction[];
 }
 
 /** Why a click or a request was not taken up; the words are bot's. */
@@ -479,6 +575,9 @@ export type NoteReason =
       readonly at: string | null;
     }
   | { readonly kind: 'already_counted'; readonly at: string }
+  | { readonly kind: 'already_settled'; readonly settlement: Settlement }
+  | { readonly kind: 'nothing_to_settle' }
+  | { readonly kind: 'reason_missing' }
   | { readonly kind: 'expired' }
   | { readonly kind: 'replaced' }
   | { readonly kind: 'not_found' }
@@ -494,7 +593,20 @@ export type MessageView =
   | { readonly kind: 'approval'; readonly approval: ApprovalView }
   | { readonly kind: 'task'; readonly task: TaskView }
   | { readonly kind: 'note'; readonly note: NoteReason }
-  | { readonly kind: 'receipt'; readonly line: string; readonly approvedBy: readonly Person[] };
+  | ReceiptView;
+
+/** What became of one action, as a message of its own in the task's thread. */
+export interface ReceiptView {
+  readonly kind: 'receipt';
+  /** What the tool says of the receipt; of an outcome that is or was unknown, the action's title. */
+  readonly line: string;
+  /** Empty where the policy allowed it without people. */
+  readonly approvedBy: readonly Person[];
+  /** Set when nobody can tell whether it happened: these people are asked. */
+  readonly asks?: readonly Person[];
+  /** Set when a person has said whether it happened. */
+  readonly settlement?: Settlement;
+}
 
 export type DeliveryTarget =
   | { readonly to: 'thread'; readonly thread: Thread }

@@ -15,7 +15,7 @@ import type { Consequence, Desk, InboxRow } from '../jobs/desk.ts';
 import type { Logger } from '../log.ts';
 import type { DeliveryTarget, Fetch, Person, WorkspaceId } from '../types.ts';
 import { VIEWS } from './buttons.ts';
-import { onClick, onReasonGiven } from './clicks.ts';
+import { onClick, onOutcomeGiven, onReasonGiven } from './clicks.ts';
 import { blockActions, type MessageEnvelope, messageEnvelope, viewSubmission } from './inbound.ts';
 import type { SlackMessenger } from './messenger.ts';
 import { clientOptions, slackLogger } from './slack-client.ts';
@@ -98,6 +98,13 @@ export function createBot(deps: BotDeps): Bot {
     const holder = holderOf(context);
     holder.consequence = await onReasonGiven(deps, holder.row.workspaceId, read.data);
   });
+  for (const view of [VIEWS.happened, VIEWS.didNotHappen])
+    app.view(view, async ({ body, context }) => {
+      const read = viewSubmission.safeParse(body);
+      if (!read.success) return;
+      const holder = holderOf(context);
+      holder.consequence = await onOutcomeGiven(deps, holder.row.workspaceId, read.data);
+    });
 
   return {
     async route(row) {

@@ -13,15 +13,22 @@ export const CLICKS = {
   reject: 'approval.reject',
   details: 'approval.details',
   page: 'approval.page',
+  happened: 'action.happened',
+  didNotHappen: 'action.did_not_happen',
 } as const;
-export const VIEWS = { reject: 'approval.reject', details: 'approval.details' } as const;
+export const VIEWS = {
+  reject: 'approval.reject',
+  details: 'approval.details',
+  happened: 'action.happened',
+  didNotHappen: 'action.did_not_happen',
+} as const;
 export const REASON_INPUT = { block: 'reason', action: 'reason.text' } as const;
 
 const id = z.string().min(1).max(200);
 const buttonReference = z.strictObject({
   /** Deployment id. */
   d: id,
-  /** Request id. */
+  /** Request id; action id in the buttons that settle an unknown outcome. */
   r: id,
   /** Action hash. */
   h: id,

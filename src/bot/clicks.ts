@@ -6,7 +6,7 @@
  * state are the desk's to judge; Approve on a card that did not show everything first opens the rest.
  */
 import type { ModalView } from '@slack/types';
-import type { Consequence, Desk } from '../jobs/desk.ts';
+import type { Consequence, DecisionAsked, Desk } from '../jobs/desk.ts';
 import type { Logger } from '../log.ts';
 import type { ApprovalView, DeliveryTarget, NoteReason, Person, WorkspaceId } from '../types.ts';
 import {
@@ -16,12 +16,14 @@ import {
   REASON_INPUT,
   readButton,
   readModal,
+  VIEWS,
   writeReference,
 } from './buttons.ts';
 import { approvalCard } from './cards/approval.ts';
 import { context } from './cards/blocks.ts';
 import { approvalDetails } from './cards/details.ts';
 import { rejectModal } from './cards/message.ts';
+import { settleModal } from './cards/settling.ts';
 import type { BlockActions, ViewSubmission } from './inbound.ts';
 import type { SlackMessenger } from './messenger.ts';
 
@@ -72,6 +74,10 @@ export async function onClick(
       return askReason(deps, click);
     case CLICKS.details:
       return showDetails(deps, click);
+    case CLICKS.happened:
+      return askOutcome(deps, click, 'happened');
+    case CLICKS.didNotHappen:
+      return askOutcome(deps, click, 'did_not_happen');
     default:
       return say({ kind: 'not_found' });
   }
@@ -88,14 +94,29 @@ export async function onReasonGiven(
   const say = noteTo(deps, workspaceId, place, body.user.id);
   if (reference === undefined) return say({ kind: 'not_found' });
   if (reference.d !== deps.deploymentId) return say({ kind: 'other_deployment' });
-  const given = body.view.state?.values[REASON_INPUT.block]?.[REASON_INPUT.action]?.value?.trim();
+  const given = reasonIn(body);
   const person = personOf(body, workspaceId);
-  return decision(
-    deps,
-    { workspaceId, person, reference, place },
-    'reject',
-    given === '' ? null : (given ?? null),
-  );
+  return decision(deps, { workspaceId, person, reference, place }, 'reject', given === '' ? null : given);
+}
+
+/** The modal that asked what was seen at the target was sent: that is the word that settles an unknown outcome. */
+export async function onOutcomeGiven(
+  deps: ClickDeps,
+  workspaceId: WorkspaceId,
+  body: ViewSubmission,
+): Promise<Consequence> {
+  const reference = readModal(body.view.private_metadata);
+  const place = placeOfModal(reference);
+  const say = noteTo(deps, workspaceId, place, body.user.id);
+  if (reference === undefined) return say({ kind: 'not_found' });
+  if (reference.d !== deps.deploymentId) return say({ kind: 'other_deployment' });
+  const person = personOf(body, workspaceId);
+  const answer = body.view.callback_id === VIEWS.happened ? 'happened' : 'did_not_happen';
+  return settlement(deps, { workspaceId, person, reference, place }, answer, reasonIn(body));
+}
+
+function reasonIn(body: ViewSubmission): string {
+  return body.view.state?.values[REASON_INPUT.block]?.[REASON_INPUT.action]?.value?.trim() ?? '';
 }
 
 interface Click {
@@ -126,6 +147,19 @@ async function askReason(deps: ClickDeps, click: Click): Promise<Consequence> {
   // Nothing to give a reason for: the desk says why, and records the click.
   if (approval === null || !isOpen(approval, click.reference)) return decision(deps, click, 'reject', null);
   const modal = rejectModal(approval.title, modalReference(click));
+  const isShown = await opens(deps, () => deps.messenger.openView(click.triggerId, modal));
+  return isShown ? NOTHING : click.say({ kind: 'modal_expired' });
+}
+
+async function askOutcome(
+  deps: ClickDeps,
+  click: Click,
+  answer: 'happened' | 'did_not_happen',
+): Promise<Consequence> {
+  const action = await deps.desk.unsettled(click.workspaceId, click.reference.r);
+  // Nothing to say any more, or never was: the desk says why, and records the click.
+  if (action === null || action.actionHash !== click.reference.h) return settlement(deps, click, answer, '');
+  const modal = settleModal(action, answer, modalReference(click));
   const isShown = await opens(deps, () => deps.messenger.openView(click.triggerId, modal));
   return isShown ? NOTHING : click.say({ kind: 'modal_expired' });
 }
@@ -188,10 +222,7 @@ async function decision(
 ): Promise<Consequence> {
   const { workspaceId, reference, place } = click;
   const person = await deps.messenger.person(workspaceId, click.person);
-  const message =
-    place === null || place.ts === null
-      ? null
-      : { channelId: place.channelId, ts: place.ts, threadTs: place.threadTs };
+  const message = messageAt(place);
   return (tx) =>
     deps.desk.decide(tx, {
       workspaceId,
@@ -203,6 +234,33 @@ async function decision(
       reason,
       message,
     });
+}
+
+async function settlement(
+  deps: ClickDeps,
+  click: Pick<Click, 'workspaceId' | 'person' | 'reference' | 'place'>,
+  answer: 'happened' | 'did_not_happen',
+  reason: string,
+): Promise<Consequence> {
+  const { workspaceId, reference, place } = click;
+  const person = await deps.messenger.person(workspaceId, click.person);
+  return (tx) =>
+    deps.desk.settle(tx, {
+      workspaceId,
+      actionId: reference.r,
+      deploymentId: reference.d,
+      actionHash: reference.h,
+      person,
+      happened: answer === 'happened',
+      reason,
+      message: messageAt(place),
+    });
+}
+
+function messageAt(place: Place | null): DecisionAsked['message'] {
+  return place === null || place.ts === null
+    ? null
+    : { channelId: place.channelId, ts: place.ts, threadTs: place.threadTs };
 }
 
 function isOpen(approval: ApprovalView, reference: ButtonReference): boolean {

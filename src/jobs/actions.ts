@@ -15,6 +15,7 @@ import type {
   Precondition,
   Queryable,
   RiskTier,
+  RunRef,
   TargetView,
   Tx,
   Verdict,
@@ -248,28 +249,34 @@ export async function moveAction(
 /** An action as it was stored. */
 export interface StoredAction {
   readonly actionId: string;
+  readonly runId: string;
+  readonly taskId: string;
   readonly kind: string;
   readonly arguments: JsonObject;
   readonly toolVersion: number;
   readonly credential: string;
   readonly actionHash: string;
   readonly preconditions: readonly Precondition[];
+  /** What the target was called when the action was proposed. May hold outside text. */
+  readonly title: string;
   readonly status: ActionStatus;
 }
 
 interface ActionRow {
   action_id: string;
+  run_id: string;
+  task_id: string;
   kind: string;
   arguments: JsonObject;
   tool_version: number;
   credential: string;
   action_hash: string;
   preconditions: Precondition[];
+  title: string;
   status: ActionStatus;
 }
 
-const ACTION_COLUMNS =
-  'action_id, kind, arguments, tool_version, credential, action_hash, preconditions, status';
+const ACTION_COLUMNS = `action_id, run_id, task_id, kind, arguments, tool_version, credential, action_hash, preconditions, target->>'title' as title, status`;
 
 /** Throws ACTION_NOT_PERMITTED when there is none. */
 export async function readAction(
@@ -278,6 +285,16 @@ export async function readAction(
   actionId: string,
 ): Promise<StoredAction> {
   return toAction(actionId, await actionRow(db, workspaceId, actionId, ''));
+}
+
+/** Null when there is none in this workspace. `actionId` must be a UUID. */
+export async function findAction(
+  db: Queryable,
+  workspaceId: WorkspaceId,
+  actionId: string,
+): Promise<StoredAction | null> {
+  const row = await actionRow(db, workspaceId, actionId, '');
+  return row === undefined ? null : toAction(actionId, row);
 }
 
 /** Reads and locks; after the request, before the ledger. */
@@ -303,12 +320,86 @@ function toAction(actionId: string, row: ActionRow | undefined): StoredAction {
   if (!row) throw new CountersignError('ACTION_NOT_PERMITTED', `There is no action ${actionId}`);
   return {
     actionId: row.action_id,
+    runId: row.run_id,
+    taskId: row.task_id,
     kind: row.kind,
     arguments: row.arguments,
     toolVersion: row.tool_version,
     credential: row.credential,
     actionHash: row.action_hash,
     preconditions: row.preconditions,
+    title: row.title,
     status: row.status,
   };
+}
+
+/** Locks, in the order of ids, a run's actions that are not over: awaiting, permitted, executing. After the requests, before the ledger. */
+export async function lockOpenActions(tx: Tx, run: RunRef): Promise<readonly StoredAction[]> {
+  const { rows } = await tx.query<ActionRow>({
+    name: 'actions_open_lock',
+    text: `select ${ACTION_COLUMNS} from actions
+           where workspace_id = $1 and run_id = $2 and status in ('awaiting', 'permitted', 'executing') order by action_id for update`,
+    values: [run.workspaceId, run.runId],
+  });
+  return rows.map((row) => toAction(row.action_id, row));
+}
+
+/** Ids of a run's actions that are being executed: sent, or about to be, and not recorded yet. */
+export async function executingActions(db: Queryable, run: RunRef): Promise<readonly string[]> {
+  const { rows } = await db.query<{ action_id: string }>({
+    name: 'actions_executing',
+    text: `select action_id from actions where workspace_id = $1 and run_id = $2 and status = 'executing' order by action_id`,
+    values: [run.workspaceId, run.runId],
+  });
+  return rows.map((row) => row.action_id);
+}
+
+/** One line of a list of actions. */
+export interface ListedAction {
+  readonly actionId: string;
+  readonly runId: string;
+  readonly status: ActionStatus;
+  readonly kind: string;
+  readonly title: string;
+  /** Of its last change of status. */
+  readonly updatedAt: string;
+}
+
+/** The newest actions first, at most `limit`; those of one status, or of every one when it is null. */
+export async function listActions(
+  db: Queryable,
+  workspaceId: WorkspaceId,
+  asked: { readonly status: ActionStatus | null; readonly limit: number },
+): Promise<readonly ListedAction[]> {
+  const { rows } = await db.query<ListedRow>({
+    text: `select action_id, run_id, status, kind, target->>'title' as title, updated_at from actions
+           where workspace_id = $1 and ($2::text is null or status = $2) order by created_at desc, action_id desc limit $3`,
+    values: [workspaceId, asked.status, asked.limit],
+  });
+  return rows.map((row) => ({
+    actionId: row.action_id,
+    runId: row.run_id,
+    status: row.status,
+    kind: row.kind,
+    title: row.title,
+    updatedAt: row.updated_at.toISOString(),
+  }));
+}
+
+interface ListedRow extends Pick<ActionRow, 'action_id' | 'run_id' | 'status' | 'kind' | 'title'> {
+  updated_at: Date;
+}
+
+/** Ids that begin with `prefix` (hex digits and dashes), at most `limit`. */
+export async function actionIdsLike(
+  db: Queryable,
+  workspaceId: WorkspaceId,
+  prefix: string,
+  limit: number,
+): Promise<readonly string[]> {
+  const { rows } = await db.query<{ action_id: string }>({
+    text: `select action_id from actions where workspace_id = $1 and starts_with(action_id::text, $2) order by action_id limit $3`,
+    values: [workspaceId, prefix.toLowerCase(), limit],
+  });
+  return rows.map((row) => row.action_id);
 }

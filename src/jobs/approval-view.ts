@@ -16,8 +16,10 @@ import type {
   Tool,
   WorkspaceId,
 } from '../types.ts';
+import { SETTLEMENT, type SettlementRow, toSettlement } from './settling.ts';
 
 interface ViewRow {
+  action_id: string;
   status: RequestStatus;
   action_status: ActionStatus;
   action_hash: string;
@@ -43,6 +45,7 @@ interface ViewRow {
   receipt: JsonObject | null;
   execution_error: { message: string } | null;
   execution_finished_at: Date | null;
+  settlement: SettlementRow | null;
   evidence: { label: string; value: string; source: string; observed_at: string }[] | null;
   decisions:
     | {
@@ -68,10 +71,10 @@ export async function readApproval(
   if (!UUID.test(requestId)) return null;
   const { rows } = await db.query<ViewRow>({
     name: 'approval_view',
-    text: `select r.status, a.status as action_status, r.action_hash, r.preconditions, r.review_rule, r.changes, r.deadline_at,
+    text: `select r.status, r.action_id, a.status as action_status, r.action_hash, r.preconditions, r.review_rule, r.changes, r.deadline_at,
              r.created_at, r.closed_at, a.kind, a.arguments, a.target, a.agent_name, a.agent_version, a.model_label, a.agent_reason,
              t.requester_team_id, t.requester_user_id, v.tier, v.rule, v.reasons, v.policy_version,
-             x.receipt, x.error as execution_error, x.finished_at as execution_finished_at,
+             x.receipt, x.error as execution_error, x.finished_at as execution_finished_at, ${SETTLEMENT} as settlement,
              (select json_agg(json_build_object('label', e.label, 'value', e.value, 'source', e.source, 'observed_at', e.observed_at)
                 order by e.ordinal) from evidence e where e.workspace_id = a.workspace_id and e.action_id = a.action_id) as evidence,
              (select json_agg(json_build_object('team_id', d.team_id, 'user_id', d.user_id, 'decision', d.decision, 'reason', d.reason,
@@ -91,6 +94,7 @@ export async function readApproval(
   return {
     deploymentId,
     requestId,
+    actionId: row.action_id,
     status: row.status,
     actionStatus: row.action_status,
     tier: row.tier,
@@ -130,6 +134,7 @@ export async function readApproval(
     receiptLine: row.receipt === null ? null : receiptLine(tools, row.kind, row.arguments, row.receipt),
     failure: row.execution_error?.message ?? null,
     finishedAt: (row.execution_finished_at ?? row.closed_at)?.toISOString() ?? null,
+    settlement: row.settlement === null ? null : toSettlement(row.settlement),
   };
 }
 

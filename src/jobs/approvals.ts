@@ -22,6 +22,7 @@ import type {
   RequestStatus,
   ReviewRule,
   RiskTier,
+  RunRef,
   Tx,
   WorkspaceId,
 } from '../types.ts';
@@ -325,6 +326,15 @@ const ENTRY_OF: Partial<Readonly<Record<RequestStatus, EntryKind>>> = {
   withdrawn: 'approval.withdrawn',
 };
 
+/** The decision that leads to a status; the others come about without one. */
+const DECISION_OF: Partial<Readonly<Record<RequestStatus, string>>> = {
+  approved: 'approve',
+  rejected: 'reject',
+  changes_requested: 'request_changes',
+  revoked: 'revoke',
+  withdrawn: 'withdraw',
+};
+
 async function closeRequest(
   tx: Tx,
   task: Task,
@@ -391,6 +401,27 @@ export async function supersede(
   changes: readonly PreconditionChange[],
 ): Promise<void> {
   await closeRequest(tx, task, request, 'approved', 'superseded', changes);
+}
+
+/** Ends a request because its run is cancelled. False when it had ended before. The caller has locked request and action. */
+export function withdraw(tx: Tx, task: Task, request: StoredRequest): Promise<boolean> {
+  return closeRequest(tx, task, request, request.status, 'withdrawn');
+}
+
+/** Locks what a run still asks, or holds an approval of, in the order of ids. */
+export async function lockOpenRequests(tx: Tx, run: RunRef): Promise<readonly StoredRequest[]> {
+  const { rows } = await tx.query<{ action_id: string }>({
+    name: 'requests_open_lock',
+    text: `select action_id from approval_requests
+           where workspace_id = $1 and run_id = $2 and status in ('pending', 'approved') order by request_id for update`,
+    values: [run.workspaceId, run.runId],
+  });
+  const requests: StoredRequest[] = [];
+  for (const row of rows) {
+    const request = await lockRequestOf(tx, run.workspaceId, row.action_id);
+    if (request !== null) requests.push(request);
+  }
+  return requests;
 }
 
 /** Remembers that somebody opened Details; the first time is also a ledger entry. */
@@ -474,16 +505,24 @@ async function decidedNote(
 ): Promise<NoteReason> {
   if (request.status === 'expired') return { kind: 'expired' };
   if (request.status === 'superseded') return { kind: 'replaced' };
-  const { rows } = await db.query<{ team_id: string; user_id: string; created_at: Date }>({
-    text: `select team_id, user_id, created_at from decisions where workspace_id = $1 and request_id = $2 order by created_at desc limit 1`,
-    values: [workspaceId, request.requestId],
+  // Only who made the decision of that status is named: a request withdrawn with its run was ended by none of its approvers.
+  const { rows } = await db.query<{
+    team_id: string | null;
+    user_id: string | null;
+    created_at: Date | null;
+    closed_at: Date | null;
+  }>({
+    text: `select d.team_id, d.user_id, d.created_at, r.closed_at from approval_requests r
+           left join decisions d on d.workspace_id = r.workspace_id and d.request_id = r.request_id and d.decision = $3
+           where r.workspace_id = $1 and r.request_id = $2 order by d.created_at desc nulls last limit 1`,
+    values: [workspaceId, request.requestId, DECISION_OF[request.status] ?? null],
   });
   const last = rows[0];
   return {
     kind: 'already_decided',
     status: request.status,
-    by: last ? { teamId: last.team_id, userId: last.user_id } : null,
-    at: last?.created_at.toISOString() ?? null,
+    by: last?.team_id && last.user_id ? { teamId: last.team_id, userId: last.user_id } : null,
+    at: (last?.created_at ?? last?.closed_at)?.toISOString() ?? null,
   };
 }
 

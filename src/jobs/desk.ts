@@ -15,6 +15,7 @@ import type {
   Thread,
   Tool,
   Tx,
+  UnsettledAction,
   WorkspaceId,
 } from '../types.ts';
 import { readApproval } from './approval-view.ts';
@@ -24,6 +25,7 @@ import { owe, oweNote, PRIORITY } from './deliveries.ts';
 import type { Database } from './engine/db.ts';
 import type { Engine } from './engine/engine.ts';
 import { appendEntry } from './ledger.ts';
+import { type SettlementClicked, settleByClick, unsettledAction } from './settling.ts';
 import { insertTask } from './tasks.ts';
 
 /** A stored inbound request, as the inbox worker hands it to the bot. */
@@ -77,6 +79,10 @@ export interface Desk {
   hasOpenedDetails(workspaceId: WorkspaceId, requestId: string, person: PersonFacts): Promise<boolean>;
   /** Remembers who has opened Details. */
   detailsOpened(tx: Tx, workspaceId: WorkspaceId, requestId: string, person: PersonFacts): Promise<void>;
+  /** An action whose outcome is unknown and that waits for a person's word; null when there is none such in this workspace. */
+  unsettled(workspaceId: WorkspaceId, actionId: string): Promise<UnsettledAction | null>;
+  /** Records a person's word on an unknown outcome or explains privately why not; never silent. */
+  settle(tx: Tx, clicked: SettlementClicked): Promise<void>;
   /** Owes one person a private explanation. */
   note(tx: Tx, workspaceId: WorkspaceId, target: DeliveryTarget, note: NoteReason): Promise<void>;
 }
@@ -158,6 +164,8 @@ export function createDesk(options: DeskOptions): Desk {
     hasOpenedDetails: (workspaceId, requestId, person) =>
       hasOpenedDetails(database, workspaceId, requestId, person),
     detailsOpened,
+    unsettled: (workspaceId, actionId) => unsettledAction(database, workspaceId, actionId, deploymentId),
+    settle: (tx, clicked) => settleByClick(tx, { policyOf, deploymentId }, clicked),
     note: oweNote,
   };
 }

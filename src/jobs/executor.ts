@@ -45,6 +45,7 @@ import { owe, PRIORITY, redraw } from './deliveries.ts';
 import type { Database } from './engine/db.ts';
 import { LEASE_MS } from './engine/worker.ts';
 import { appendEntry, type EntryKind } from './ledger.ts';
+import { askToSettle } from './settling.ts';
 import type { Task } from './tasks.ts';
 
 /** An approval older than this is asked again: nobody meant it for a world that is a day further. */
@@ -79,13 +80,8 @@ export async function execute(
   task: Task,
   actionId: string,
 ): Promise<Executed> {
-  const stored = await readAction(deps.database, task.workspaceId, actionId);
-  const tool = deps.tools.find((candidate) => candidate.kind === stored.kind);
-  if (tool?.access !== 'write' || tool.version !== stored.toolVersion)
-    throw new CountersignError('TOOL_UNKNOWN', `No tool ${stored.kind} in version ${stored.toolVersion}`);
-  const call: Call = { context, deps, task, tool, action: stored };
-
-  switch (stored.status) {
+  const call = await callOf(context, deps, task, actionId);
+  switch (call.action.status) {
     case 'permitted':
       return begin(call);
     case 'executing':
@@ -95,11 +91,40 @@ export async function execute(
   }
 }
 
+/**
+ * Finds out how an action ended that was being executed when its run was cancelled, and records it; sends nothing, ever. From inside a step
+ * of the run's onFailure. Throws TOOL_FAILED (retryable) while the call may still arrive, TOOL_UNKNOWN when this build cannot look: then
+ * `giveUp`.
+ */
+export async function conclude(
+  context: StepContext,
+  deps: ExecutorDeps,
+  task: Task,
+  actionId: string,
+): Promise<Executed> {
+  const call = await callOf(context, deps, task, actionId);
+  if (call.action.status !== 'executing') return readExecuted(call);
+  const found = await lookBack(call);
+  if (found !== 'absent') return found;
+  // Absent to a keyed tool only means that repeating would be harmless, and nothing is repeated here.
+  if (call.tool.effectClass !== 'checkable') return finish(call, { outcome: 'unknown' });
+  const error = new CountersignError('RUN_CANCELLED', 'It did not arrive before the run was cancelled');
+  return finish(call, { outcome: 'failed', error: toStoredError(error), drift: null });
+}
+
+async function callOf(context: StepContext, deps: ExecutorDeps, task: Task, actionId: string): Promise<Call> {
+  const action = await readAction(deps.database, task.workspaceId, actionId);
+  const tool = deps.tools.find((candidate) => candidate.kind === action.kind);
+  if (tool?.access !== 'write' || tool.version !== action.toolVersion)
+    throw new CountersignError('TOOL_UNKNOWN', `No tool ${action.kind} in version ${action.toolVersion}`);
+  return { context, deps, task, tool, action };
+}
+
 /** What settling an action needs. */
 interface Settled {
   readonly task: Task;
   readonly action: StoredAction;
-  readonly tools: readonly Tool[];
+  readonly deps: Pick<ExecutorDeps, 'tools' | 'policyOf'>;
 }
 
 interface Call {
@@ -248,9 +273,11 @@ async function intend(tx: Tx, call: Call, sendBy: number): Promise<Permit> {
 
 async function send(call: Call, permit: Permit): Promise<Executed> {
   const { action, context, deps, tool } = call;
-  const signal = AbortSignal.any([context.signal, AbortSignal.timeout(tool.requestTimeoutMs)]);
+  // Cancelled or taken over once it was sent, the call is still waited for: breaking it off would undo nothing, only leave nobody to know.
+  const signal = AbortSignal.timeout(tool.requestTimeoutMs);
   let receipt: Receipt;
   try {
+    context.signal.throwIfAborted();
     receipt = await tool.execute(action.arguments, action.preconditions, {
       fetch: deps.egress.write(permit),
       signal,
@@ -271,21 +298,10 @@ async function send(call: Call, permit: Permit): Promise<Executed> {
 
 /** An intent stands and no record: find out what became of it, by the tool's effect class. */
 async function resume(call: Call): Promise<Executed> {
-  const { action, context, deps, task, tool } = call;
-  const reading = { fetch: deps.egress.read, signal: context.signal };
-  const found =
-    tool.effectClass === 'checkable'
-      ? await tool.reconcile(action.arguments, action.preconditions, reading)
-      : ({ outcome: tool.effectClass === 'keyed' ? 'absent' : 'unknowable' } as const);
-  if (found.outcome === 'applied') return finish(call, { outcome: 'done', receipt: found.receipt });
-  const waitMs = await msUntilSettled(call);
-  // Absent now is not absent for good, and an honest receipt may still come, while the earlier call may be on its way.
-  if (waitMs > 0)
-    throw new CountersignError('TOOL_FAILED', 'An earlier call may still arrive; looking again later', {
-      retryAfterMs: waitMs,
-    });
-  if (found.outcome === 'unknowable') return finish(call, { outcome: 'unknown' });
+  const found = await lookBack(call);
+  if (found !== 'absent') return found;
 
+  const { action, context, task, tool } = call;
   const drift = await driftNow(call);
   if (drift.length > 0) {
     const error = new CountersignError(
@@ -310,19 +326,37 @@ async function resume(call: Call): Promise<Executed> {
   return send(call, minted);
 }
 
+/** What became of an earlier call, recorded; `absent` when it surely did not arrive and no longer can. */
+async function lookBack(call: Call): Promise<Executed | 'absent'> {
+  const { action, context, deps, tool } = call;
+  const reading = { fetch: deps.egress.read, signal: context.signal };
+  const found =
+    tool.effectClass === 'checkable'
+      ? await tool.reconcile(action.arguments, action.preconditions, reading)
+      : ({ outcome: tool.effectClass === 'keyed' ? 'absent' : 'unknowable' } as const);
+  if (found.outcome === 'applied') return finish(call, { outcome: 'done', receipt: found.receipt });
+  const waitMs = await msUntilSettled(call);
+  // Absent now is not absent for good, and an honest receipt may still come, while the earlier call may be on its way.
+  if (waitMs > 0)
+    throw new CountersignError('TOOL_FAILED', 'An earlier call may still arrive; looking again later', {
+      retryAfterMs: waitMs,
+    });
+  return found.outcome === 'unknowable' ? finish(call, { outcome: 'unknown' }) : 'absent';
+}
+
 /**
  * Settles an action whose step was given up, in the caller's transaction, so that nothing stands as permitted or executing for ever: what was
  * never sent is closed, what may have been sent is unknown and a person has to look.
  */
 export async function giveUp(
   tx: Tx,
-  deps: ExecutorDeps,
+  deps: Pick<ExecutorDeps, 'tools' | 'policyOf'>,
   task: Task,
   actionId: string,
 ): Promise<'failed' | 'unknown'> {
   const request = await lockRequestOf(tx, task.workspaceId, actionId);
   const action = await lockAction(tx, task.workspaceId, actionId);
-  const call = { task, action, tools: deps.tools };
+  const call = { task, action, deps };
   if (action.status === 'executing') {
     await settle(tx, call, request, { outcome: 'unknown' });
     return 'unknown';
@@ -332,7 +366,12 @@ export async function giveUp(
     await record(tx, call, 'action.closed', { why: 'given-up' });
     if (request?.status === 'approved') await supersede(tx, task, request, []);
   }
-  return action.status === 'unknown' ? 'unknown' : 'failed';
+  // A person may have settled it meanwhile; what the run found out is still that it could not tell.
+  const { rowCount } = await tx.query({
+    text: `select 1 from executions where workspace_id = $1 and action_id = $2 and outcome = 'unknown'`,
+    values: [task.workspaceId, actionId],
+  });
+  return rowCount === 1 ? 'unknown' : 'failed';
 }
 
 async function msUntilSettled(call: Call): Promise<number> {
@@ -367,7 +406,7 @@ async function finish(call: Call, ending: Ending): Promise<Executed> {
   await deps.database.transaction(async (tx) => {
     const request = await lockRequestOf(tx, task.workspaceId, action.actionId);
     await lockAction(tx, task.workspaceId, action.actionId);
-    await settle(tx, { task, action, tools: deps.tools }, request, ending);
+    await settle(tx, { task, action, deps }, request, ending);
   });
   return readExecuted(call);
 }
@@ -378,7 +417,7 @@ async function settle(
   request: StoredRequest | null,
   ending: Ending,
 ): Promise<void> {
-  const { action, task, tools } = settled;
+  const { action, deps, task } = settled;
   const { rowCount } = await tx.query({
     name: 'execution_finish',
     text: `update executions set outcome = $3, receipt = $4, error = $5, finished_at = db_now()
@@ -404,13 +443,14 @@ async function settle(
     await supersede(tx, task, request, ending.drift);
   if (request !== null) await redraw(tx, task.workspaceId, request.requestId);
   await redraw(tx, task.workspaceId, task.taskId);
+  if (ending.outcome === 'unknown') await askToSettle(tx, deps.policyOf, task, action, request);
   if (ending.outcome !== 'done') return;
   const approvedBy = request === null ? [] : await approversOf(tx, task.workspaceId, request.requestId);
   await owe(tx, {
     workspaceId: task.workspaceId,
     viewKind: 'receipt',
     content: {
-      line: receiptLine(tools, action.kind, action.arguments, ending.receipt),
+      line: receiptLine(deps.tools, action.kind, action.arguments, ending.receipt),
       approvedBy: approvedBy as unknown as Json,
     },
     target: { to: 'thread', thread: task.thread },

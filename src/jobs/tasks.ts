@@ -115,6 +115,21 @@ export async function noteParked(tx: Tx, run: RunRef, error: StoredError): Promi
   for (const row of rows) await redraw(tx, run.workspaceId, row.task_id);
 }
 
+/** A word of control reached the task's run: its message is redrawn, and a retried task is open again. Joins the caller's transaction. */
+export async function noteSteered(
+  tx: Tx,
+  run: RunRef,
+  word: 'cancel' | 'pause' | 'resume' | 'retry',
+): Promise<void> {
+  const { rows } = await tx.query<{ task_id: string }>({
+    text: `update tasks set
+             summary = case when $3 then null else summary end, finished_at = case when $3 then null else finished_at end
+           where workspace_id = $1 and run_id = $2 returning task_id`,
+    values: [run.workspaceId, run.runId, word === 'retry'],
+  });
+  for (const row of rows) await redraw(tx, run.workspaceId, row.task_id);
+}
+
 /** What one model turn cost. `path` makes it unique within its run. */
 export interface TurnSpent {
   readonly path: string;
@@ -181,7 +196,19 @@ const PROGRESS: Readonly<Record<string, string>> = {
   'action.done': 'Done',
   'action.failed': 'The action failed',
   'action.unknown': 'The outcome of the action is unknown',
+  'approval.withdrawn': 'Withdrawn',
+  'run.paused': 'Paused by an operator',
+  'run.resumed': 'Resumed',
+  'run.retried': 'Tried again',
+  'run.cancelled': 'Cancelled by an operator',
   'run.parked': 'Parked: the operator has to look',
+};
+
+/** How a task ended, by the ledger's word for it. */
+const TASK_ENDS: Readonly<Record<string, RunStatus>> = {
+  'task.finished': 'completed',
+  'task.failed': 'failed',
+  'task.cancelled': 'cancelled',
 };
 
 interface TaskViewRow extends TaskRow {
@@ -214,17 +241,20 @@ export async function taskView(
   const row = rows[0];
   if (row === undefined) return null;
   const kinds = row.kinds ?? [];
-  const failed = kinds.includes('task.failed');
+  // A retried task may have ended more than once: the last word counts.
+  const last = kinds.findLast((kind) => kind in TASK_ENDS);
+  const ended = last === undefined || row.finished_at === null ? undefined : TASK_ENDS[last];
+  const broken = ended !== undefined && ended !== 'completed';
   const progress = kinds.flatMap((kind) => PROGRESS[kind] ?? []);
   return {
     taskId: row.task_id,
     objective: row.objective,
     requester: { teamId: row.requester_team_id, userId: row.requester_user_id },
     // A task is over when its last word is recorded; its run's own end follows within milliseconds and redraws nothing.
-    runStatus: row.finished_at === null ? row.status : failed ? 'failed' : 'completed',
+    runStatus: ended ?? row.status,
     // Why it stopped is the product's word, not the agent's.
-    progress: failed && row.summary !== null ? [...progress, row.summary] : progress,
-    agentSummary: failed ? null : row.summary,
+    progress: broken && row.summary !== null ? [...progress, row.summary] : progress,
+    agentSummary: broken ? null : row.summary,
     agent,
     costUsd: Number(row.cost ?? 0),
     startedAt: row.created_at.toISOString(),

@@ -103,6 +103,7 @@ function configOf(variables: Variables, postgres: EmbeddedPostgres | null, world
     host: '127.0.0.1',
     port: variables.PORT,
     logLevel: variables.COUNTERSIGN_LOG_LEVEL,
+    suspendAfterEveryStep: variables.COUNTERSIGN_SUSPEND_AFTER_EVERY_STEP,
   };
 }
 

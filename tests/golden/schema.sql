@@ -358,15 +358,25 @@ table runs with (fillfactor=70)
   created_at timestamp with time zone not null default db_now()
   queued_at timestamp with time zone not null default db_now()
   finished_at timestamp with time zone
+  depth smallint not null default 0
+  child_key text
+  pausing boolean not null default false
+  failed_path text
+  retried text[] not null default '{}'::text[]
+  retry_count integer not null default 0
   constraint runs_check CHECK (((status <> 'running'::text) OR (worker_id IS NOT NULL)))
+  constraint runs_check1 CHECK (((parent_run_id IS NULL) = (depth = 0)))
+  constraint runs_check2 CHECK (((parent_run_id IS NULL) = (child_key IS NULL)))
+  constraint runs_depth_check CHECK (((depth >= 0) AND (depth <= 8)))
   constraint runs_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'running'::text, 'waiting'::text, 'paused'::text, 'cancelling'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'parked'::text])))
   constraint runs_workflow_version_check CHECK ((workflow_version > 0))
   constraint runs_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES workspaces(workspace_id)
   constraint runs_pkey PRIMARY KEY (workspace_id, run_id)
-  constraint runs_workspace_id_run_key_key UNIQUE (workspace_id, run_key)
-  INDEX runs_by_parent ON public.runs USING btree (workspace_id, parent_run_id) WHERE (parent_run_id IS NOT NULL)
+  UNIQUE INDEX runs_by_key ON public.runs USING btree (workspace_id, run_key) WHERE (run_key IS NOT NULL)
+  INDEX runs_by_parent ON public.runs USING btree (workspace_id, parent_run_id, parent_path) WHERE (parent_run_id IS NOT NULL)
+  INDEX runs_cancelling ON public.runs USING btree (queued_at) WHERE (status = 'cancelling'::text)
+  INDEX runs_held ON public.runs USING btree (worker_id) WHERE (status = ANY (ARRAY['running'::text, 'cancelling'::text]))
   INDEX runs_queued ON public.runs USING btree (queued_at) WHERE (status = 'queued'::text)
-  INDEX runs_running ON public.runs USING btree (worker_id) WHERE (status = 'running'::text)
   TRIGGER runs_transition BEFORE UPDATE OF status ON public.runs FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) AND (NOT run_transition_is_legal(old.status, new.status)))) EXECUTE FUNCTION refuse_transition()
   grant insert, select, update to @app_role@
 
@@ -473,10 +483,14 @@ table waits
   payload json
   created_at timestamp with time zone not null default db_now()
   resolved_at timestamp with time zone
+  needed_count integer
+  children_path text
   constraint waits_check CHECK (((event_name IS NULL) = (event_key IS NULL)))
-  constraint waits_check1 CHECK (((kind = 'event'::text) = (event_name IS NOT NULL)))
   constraint waits_check2 CHECK (((outcome IS NULL) = (resolved_at IS NULL)))
-  constraint waits_kind_check CHECK ((kind = ANY (ARRAY['event'::text, 'sleep'::text, 'retry'::text])))
+  constraint waits_children_check CHECK ((((kind = 'children'::text) = (needed_count IS NOT NULL)) AND ((kind = 'children'::text) = (children_path IS NOT NULL))))
+  constraint waits_event_check CHECK (((kind = ANY (ARRAY['event'::text, 'cancel'::text])) = (event_name IS NOT NULL)))
+  constraint waits_kind_check CHECK ((kind = ANY (ARRAY['event'::text, 'sleep'::text, 'retry'::text, 'children'::text, 'cancel'::text])))
+  constraint waits_needed_count_check CHECK ((needed_count > 0))
   constraint waits_outcome_check CHECK ((outcome = ANY (ARRAY['event'::text, 'timeout'::text, 'cancelled'::text])))
   constraint waits_pkey PRIMARY KEY (workspace_id, run_id, path)
   INDEX waits_open_by_deadline ON public.waits USING btree (deadline_at) WHERE (outcome IS NULL)

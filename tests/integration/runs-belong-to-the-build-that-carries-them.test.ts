@@ -3,7 +3,7 @@
  * as they are, wake-up included, until a process that carries them is there.
  */
 import { expect, test } from 'vitest';
-import { claimRun } from '../../src/jobs/engine/runs.ts';
+import { claimRun } from '../../src/jobs/engine/attempt.ts';
 import { until, useDatabase } from '../support/database.ts';
 import { define, useEngines, watched } from './runs-support.ts';
 

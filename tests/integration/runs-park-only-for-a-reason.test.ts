@@ -3,7 +3,7 @@
  * gets on is not parked for the workers it lost on the way; data that the database refuses fails one step, not the process.
  */
 import { describe, expect, test } from 'vitest';
-import { type Attempt, claimRun, insertStep, type OnParked } from '../../src/jobs/engine/runs.ts';
+import { type Attempt, claimRun, insertStep, type OnParked } from '../../src/jobs/engine/attempt.ts';
 import type { Workflow } from '../../src/jobs/engine/workflow.ts';
 import type { RunRef, Statement } from '../../src/types.ts';
 import { useDatabase, WORKSPACE } from '../support/database.ts';

@@ -53,6 +53,10 @@ const desk: Desk = {
   async detailsOpened(_tx, _workspaceId, _requestId, person) {
     read.push(person.userId);
   },
+  async unsettled() {
+    return null;
+  },
+  async settle() {},
   async note(_tx, workspaceId, target, note) {
     await messenger.post(workspaceId, 'a-note', target, { kind: 'note', note });
   },

@@ -10,6 +10,8 @@ import { createLogger } from '../../src/log.ts';
 import { TEMPLATE, withDatabase } from './global-setup.ts';
 
 export const WORKSPACE = 'T0LOCAL';
+/** The whole suite also holds when every run is suspended after every step: COUNTERSIGN_SUSPEND_AFTER_EVERY_STEP=true npm test. */
+export const SUSPEND = process.env.COUNTERSIGN_SUSPEND_AFTER_EVERY_STEP === 'true';
 export const testLog = createLogger({ level: process.env.TEST_LOG ?? 'silent' });
 
 export interface TestDatabase {

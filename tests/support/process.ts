@@ -52,7 +52,16 @@ export async function spawnProduct(options: {
     cwd: path.resolve(import.meta.dirname, '../..'),
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {
-      ...pick(['PATH', 'HOME', 'TMPDIR', 'TEMP', 'SystemRoot', 'TZ', 'LANG']),
+      ...pick([
+        'PATH',
+        'HOME',
+        'TMPDIR',
+        'TEMP',
+        'SystemRoot',
+        'TZ',
+        'LANG',
+        'COUNTERSIGN_SUSPEND_AFTER_EVERY_STEP',
+      ]),
       COUNTERSIGN_STATE_DIR: options.stateDir,
       COUNTERSIGN_LOG_LEVEL: 'warn',
       PORT: String(options.port),

@@ -8,7 +8,7 @@ import { afterAll, beforeAll } from 'vitest';
 import type { Config } from '../../src/config.ts';
 import { type StartedWorld, startWorld } from '../../src/local/world.ts';
 import { type Product, startProduct } from '../../src/main.ts';
-import { type TestDatabase, testLog, until, useDatabase } from './database.ts';
+import { SUSPEND, type TestDatabase, testLog, until, useDatabase } from './database.ts';
 import { ENGINEERING, MENTION, People, REQUESTER } from './people.ts';
 
 export const TEAM = 'T0LOCAL';
@@ -80,6 +80,7 @@ export function useProduct(policy: object = {}): TestProduct {
     host: '127.0.0.1',
     port: 0,
     logLevel: 'silent',
+    suspendAfterEveryStep: SUSPEND,
   });
   const start = async () => {
     product = await startProduct(configOf(), testLog);

@@ -11,6 +11,7 @@ import { readButton } from '../../src/bot/buttons.ts';
 import { approvalCard } from '../../src/bot/cards/approval.ts';
 import { approvalDetails } from '../../src/bot/cards/details.ts';
 import { draw, noteText, rejectModal } from '../../src/bot/cards/message.ts';
+import { settleModal } from '../../src/bot/cards/settling.ts';
 import { escapeText, LIMITS } from '../../src/bot/text.ts';
 import {
   ACTION_STATUSES,
@@ -18,9 +19,10 @@ import {
   type NoteReason,
   REQUEST_STATUSES,
   RUN_STATUSES,
+  type Settlement,
 } from '../../src/types.ts';
 import { asText, broken, buttonIds, texts } from './bot-measure.ts';
-import { approvalView, CARD_STATES, REVIEWER_A, taskView } from './bot-views.ts';
+import { approvalView, CARD_STATES, REVIEWER_A, REVIEWER_B, taskView, UNSETTLED } from './bot-views.ts';
 
 const GOLDEN = new URL('../golden/blocks/', import.meta.url);
 
@@ -33,6 +35,13 @@ function golden(name: string, content: string): void {
   expect(content, `${name} (UPDATE_GOLDEN=1 writes it anew)`).toBe(readFileSync(file, 'utf8'));
 }
 
+const SETTLED: Settlement = {
+  happened: false,
+  by: { via: 'slack', person: REVIEWER_A },
+  reason: 'pull request 7 is open',
+  settledAt: '2026-11-20T10:20:00.000Z',
+};
+
 describe('a card', () => {
   it.each(Object.entries(CARD_STATES))('in state %s is the golden one', (name, view) => {
     const { blocks, text } = approvalCard(view);
@@ -42,7 +51,19 @@ describe('a card', () => {
     golden(`card-${name}.txt`, asText(blocks));
   });
 
-  it('of a task is the golden one, working and done', () => {
+  it('that tells the thread of an unknown outcome, and of the word that settled it, is the golden one', () => {
+    const line = 'merge pull request 7 into main';
+    const asks = draw({ kind: 'receipt', line, approvedBy: [REVIEWER_B], asks: [REVIEWER_A, REVIEWER_B] });
+    const settled = draw({ kind: 'receipt', line, approvedBy: [REVIEWER_B], settlement: SETTLED });
+
+    for (const [name, { blocks, text }] of Object.entries({ asks, settled })) {
+      expect(broken(blocks, 'message')).toEqual([]);
+      golden(`receipt-${name}.json`, `${JSON.stringify({ text, blocks }, null, 2)}\n`);
+      golden(`receipt-${name}.txt`, asText(blocks));
+    }
+  });
+
+  it('of a task is the golden one, working, done, and with an outcome that is unknown', () => {
     const working = draw({ kind: 'task', task: taskView() });
     const done = draw({
       kind: 'task',
@@ -53,7 +74,14 @@ describe('a card', () => {
       }),
     });
 
-    for (const [name, { blocks, text }] of Object.entries({ working, done })) {
+    const unknown = draw({
+      kind: 'task',
+      task: taskView({
+        progress: ['Executing', 'The outcome of the action is unknown'],
+        unsettled: [UNSETTLED],
+      }),
+    });
+    for (const [name, { blocks, text }] of Object.entries({ working, done, unknown })) {
       expect(broken(blocks, 'message')).toEqual([]);
       golden(`task-${name}.json`, `${JSON.stringify({ text, blocks }, null, 2)}\n`);
       golden(`task-${name}.txt`, asText(blocks));
@@ -130,6 +158,18 @@ const outside = fc
     fc.constantFrom(1, 1, 1, 1, 1, 8, 40),
   )
   .map(([parts, times]) => parts.join('').repeat(times));
+const anySettlement = fc.record({
+  happened: fc.boolean(),
+  by: fc.oneof(
+    fc.record({
+      via: fc.constant('slack' as const),
+      person: fc.record({ teamId: fc.constant('T1'), userId: outside }),
+    }),
+    fc.record({ via: fc.constant('cli' as const), user: outside }),
+  ),
+  reason: fc.option(outside),
+  settledAt: fc.constant('2026-11-20T10:20:00.000Z'),
+});
 const anyView = fc
   .record({
     status: fc.constantFrom(...REQUEST_STATUSES),
@@ -164,6 +204,7 @@ const anyView = fc
     receiptLine: fc.option(outside),
     failure: fc.option(outside),
     finishedAt: fc.option(fc.constant('2026-11-20T10:02:00.000Z')),
+    settlement: fc.option(anySettlement),
   })
   .map((over) => approvalView(over as Partial<ApprovalView>));
 
@@ -197,7 +238,9 @@ describe('any card', () => {
         expect(buttonIds(card.blocks)).toEqual(
           view.status === 'pending'
             ? ['approval.details', 'approval.approve', 'approval.reject']
-            : ['approval.details'],
+            : view.actionStatus === 'unknown'
+              ? ['approval.details', 'action.happened', 'action.did_not_happen']
+              : ['approval.details'],
         );
         expect(card.fits || JSON.stringify(card.blocks).includes('Approve opens the rest first')).toBe(true);
       }),
@@ -257,11 +300,15 @@ describe('any card', () => {
       // Only the words of an approved card depend on what became of its action.
       for (const status of REQUEST_STATUSES)
         for (const actionStatus of status === 'approved' ? ACTION_STATUSES : (['awaiting'] as const))
-          expect([
-            dear,
-            status,
-            ...broken(approvalCard({ ...view, status, actionStatus }).blocks, 'message'),
-          ]).toEqual([dear, status]);
+          for (const settlement of [
+            null,
+            { ...SETTLED, by: { via: 'cli', user: long }, reason: long },
+          ] as const)
+            expect([
+              dear,
+              status,
+              ...broken(approvalCard({ ...view, status, actionStatus, settlement }).blocks, 'message'),
+            ]).toEqual([dear, status]);
     }
   });
 });
@@ -316,22 +363,35 @@ describe('other messages', () => {
         outside,
         fc.array(outside, { maxLength: 40 }),
         fc.constantFrom(...RUN_STATUSES),
-        (words, lines, runStatus) => {
+        anySettlement,
+        (words, lines, runStatus, settlement) => {
           const task = draw({
             kind: 'task',
-            task: taskView({ objective: words, agentSummary: words, progress: lines, runStatus }),
+            task: taskView({
+              objective: words,
+              agentSummary: words,
+              progress: lines,
+              runStatus,
+              unsettled: Array.from({ length: 7 }, () => ({ ...UNSETTLED, kind: words, title: words })),
+            }),
           });
           const receipt = draw({
             kind: 'receipt',
             line: words,
             approvedBy: [{ teamId: 'T1', userId: words }],
           });
-          for (const drawn of [task, receipt]) {
+          const approvedBy = [{ teamId: 'T1', userId: words }];
+          const settled = draw({ kind: 'receipt', line: words, approvedBy, settlement });
+          const asks = draw({ kind: 'receipt', line: words, approvedBy, asks: approvedBy });
+          for (const drawn of [task, receipt, settled, asks]) {
             expect(broken(drawn.blocks, 'message')).toEqual([]);
             expectInert(drawn.blocks);
           }
           const reference = { d: 'd', r: 'r', h: 'h', c: 'C1', t: null, th: null };
           expect(broken(rejectModal(words, reference).blocks, 'modal')).toEqual([]);
+          const settling = settleModal({ ...UNSETTLED, title: words }, 'happened', reference);
+          expect(broken(settling.blocks, 'modal')).toEqual([]);
+          expectInert(settling.blocks);
         },
       ),
       { numRuns: 150 },
@@ -343,6 +403,10 @@ describe('other messages', () => {
     { kind: 'ineligible', reason: 'guest', reviewers: [] },
     { kind: 'already_decided', status: 'approved', by: REVIEWER_A, at: '2026-11-20T10:02:00.000Z' },
     { kind: 'already_counted', at: '2026-11-20T10:02:00.000Z' },
+    { kind: 'already_settled', settlement: { ...SETTLED, happened: true } },
+    { kind: 'already_settled', settlement: { ...SETTLED, by: { via: 'cli', user: 'operator' } } },
+    { kind: 'nothing_to_settle' },
+    { kind: 'reason_missing' },
     { kind: 'expired' },
     { kind: 'replaced' },
     { kind: 'not_found' },

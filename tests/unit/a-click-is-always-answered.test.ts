@@ -6,13 +6,13 @@
  */
 import { beforeEach, describe, expect, it } from 'vitest';
 import { createBot } from '../../src/bot/app.ts';
-import { CLICKS, readModal, writeReference } from '../../src/bot/buttons.ts';
+import { CLICKS, readModal, VIEWS, writeReference } from '../../src/bot/buttons.ts';
 import type { SlackMessenger } from '../../src/bot/messenger.ts';
 import { CountersignError } from '../../src/errors.ts';
 import type { Desk } from '../../src/jobs/desk.ts';
 import { createLogger } from '../../src/log.ts';
-import type { ApprovalView, JsonObject, Tx } from '../../src/types.ts';
-import { approvalView } from './bot-views.ts';
+import type { ApprovalView, JsonObject, Tx, UnsettledAction } from '../../src/types.ts';
+import { approvalView, UNSETTLED } from './bot-views.ts';
 
 const TX = { query: async () => ({ rows: [], rowCount: 0 }), afterCommit: () => {} } as Tx;
 const VIEW = approvalView();
@@ -23,6 +23,7 @@ function world() {
   const seen: { call: string; given: unknown }[] = [];
   const state = {
     approval: VIEW as ApprovalView | null,
+    unsettled: UNSETTLED as UnsettledAction | null,
     opened: false,
     lookupFails: false,
     modalFails: false,
@@ -43,6 +44,12 @@ function world() {
     },
     async detailsOpened(_tx, workspaceId, requestId, person) {
       seen.push({ call: 'detailsOpened', given: { workspaceId, requestId, userId: person.userId } });
+    },
+    async unsettled() {
+      return state.unsettled;
+    },
+    async settle(_tx, clicked) {
+      seen.push({ call: 'settle', given: clicked });
     },
     async note(_tx, workspaceId, target, note) {
       seen.push({ call: 'note', given: { workspaceId, target, note } });
@@ -118,6 +125,14 @@ function inModal(actionId: string, value: string, over: JsonObject): JsonObject 
   const { container: _container, channel: _channel, message: _message, ...rest } = click(actionId, value);
   return { ...rest, ...over };
 }
+const MODAL = {
+  d: UNSETTLED.deploymentId,
+  r: UNSETTLED.actionId,
+  h: UNSETTLED.actionHash,
+  c: 'C1',
+  t: '10.3',
+  th: '10.1',
+};
 const PLACE = { to: 'person', channelId: 'C1', threadTs: '10.1', userId: 'UREVIEWERA' };
 const noted = (kind: string) => [
   { call: 'note', given: { workspaceId: 'T1', target: PLACE, note: { kind } } },
@@ -245,6 +260,89 @@ describe('Reject', () => {
     await run('interaction', click(CLICKS.reject));
 
     expect(given.seen).toMatchObject([{ call: 'decide', given: { decision: 'reject', reason: null } }]);
+  });
+});
+
+describe.each([
+  [CLICKS.happened, VIEWS.happened, true],
+  [CLICKS.didNotHappen, VIEWS.didNotHappen, false],
+] as const)('%s', (clicked, callback, happened) => {
+  const pressed = click(
+    clicked,
+    writeReference({ d: UNSETTLED.deploymentId, r: UNSETTLED.actionId, h: UNSETTLED.actionHash }),
+  );
+  const asked = {
+    call: 'settle',
+    given: {
+      workspaceId: 'T1',
+      actionId: UNSETTLED.actionId,
+      deploymentId: UNSETTLED.deploymentId,
+      actionHash: UNSETTLED.actionHash,
+      person: { teamId: 'T1', userId: 'UREVIEWERA', known: true },
+      happened,
+      message: { channelId: 'C1', ts: '10.3', threadTs: '10.1' },
+    },
+  };
+  const submission = (metadata: string, state?: JsonObject): JsonObject => ({
+    type: 'view_submission',
+    team: { id: 'T1' },
+    user: { id: 'UREVIEWERA', team_id: 'T1' },
+    view: {
+      id: 'V1',
+      hash: 'h',
+      callback_id: callback,
+      private_metadata: metadata,
+      ...(state === undefined ? {} : { state }),
+    },
+  });
+
+  it('asks what was seen, and the answer is the word', async () => {
+    await run('interaction', pressed);
+    const [opened] = given.seen.splice(0);
+    const view = shownView(opened);
+    expect(view.callback_id).toBe(callback);
+
+    const said = { type: 'plain_text_input', value: ' it is there ' };
+    await run(
+      'interaction',
+      submission(view.private_metadata, { values: { reason: { 'reason.text': said } } }),
+    );
+
+    expect(given.seen).toMatchObject([{ ...asked, given: { ...asked.given, reason: 'it is there' } }]);
+  });
+
+  it('without a reason goes to the desk, which explains', async () => {
+    await run('interaction', pressed);
+    const view = shownView(given.seen.splice(0)[0]);
+
+    await run('interaction', submission(view.private_metadata));
+
+    expect(given.seen).toMatchObject([{ ...asked, given: { ...asked.given, reason: '' } }]);
+  });
+
+  it('of what is settled, or of another action, goes to the desk without a modal', async () => {
+    given.state.unsettled = null;
+    await run('interaction', pressed);
+    given.state.unsettled = { ...UNSETTLED, actionHash: 'b'.repeat(64) };
+    await run('interaction', pressed);
+
+    expect(given.seen).toMatchObject([asked, asked]);
+  });
+
+  it('is explained when the modal cannot open, comes from elsewhere or is not one of ours', async () => {
+    given.state.modalFails = true;
+    await run('interaction', pressed);
+    await run('interaction', submission(writeReference({ ...MODAL, d: 'deployment-2' })));
+
+    expect(given.seen).toEqual([...noted('modal_expired'), ...noted('other_deployment')]);
+  });
+
+  it('is tried again when Slack cannot say who answered', async () => {
+    given.state.lookupFails = true;
+
+    await expect(given.route('interaction', submission(writeReference(MODAL)))).rejects.toMatchObject({
+      code: 'DELIVERY_FAILED',
+    });
   });
 });
 

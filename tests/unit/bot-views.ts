@@ -1,5 +1,5 @@
 /** Views for the tests of cards: one request and one task in fixed words and times, and what varies given over. */
-import type { ApprovalView, TaskView } from '../../src/types.ts';
+import type { ApprovalView, TaskView, UnsettledAction } from '../../src/types.ts';
 
 const person = (userId: string) => ({ teamId: 'T1', userId });
 export const REQUESTER = person('UREQUESTER');
@@ -10,6 +10,7 @@ export function approvalView(over: Partial<ApprovalView> = {}): ApprovalView {
   return {
     deploymentId: 'deployment-1',
     requestId: '0199f1aa-0000-7000-8000-000000000001',
+    actionId: '0199f1aa-0000-7000-8000-000000000003',
     status: 'pending',
     actionStatus: 'awaiting',
     tier: 'high',
@@ -47,6 +48,7 @@ export function approvalView(over: Partial<ApprovalView> = {}): ApprovalView {
     receiptLine: null,
     failure: null,
     finishedAt: null,
+    settlement: null,
     ...over,
   };
 }
@@ -95,6 +97,30 @@ export const CARD_STATES: Readonly<Record<string, ApprovalView>> = {
     failure: 'The provider did not answer.',
     finishedAt: '2026-11-20T10:03:30.000Z',
   }),
+  'unknown-and-it-happened': approvalView({
+    status: 'approved',
+    actionStatus: 'done',
+    decisions: approvedByBoth,
+    finishedAt: '2026-11-20T10:03:30.000Z',
+    settlement: {
+      happened: true,
+      by: { via: 'slack', person: REVIEWER_A },
+      reason: 'pull request 7 is merged as 9a1b2c3',
+      settledAt: '2026-11-20T10:20:00.000Z',
+    },
+  }),
+  'unknown-and-it-did-not-happen': approvalView({
+    status: 'approved',
+    actionStatus: 'failed',
+    decisions: approvedByBoth,
+    finishedAt: '2026-11-20T10:03:30.000Z',
+    settlement: {
+      happened: false,
+      by: { via: 'cli', user: 'operator' },
+      reason: null,
+      settledAt: '2026-11-20T10:20:00.000Z',
+    },
+  }),
   'approved-not-executed': approvalView({
     status: 'approved',
     actionStatus: 'closed',
@@ -116,6 +142,14 @@ export const CARD_STATES: Readonly<Record<string, ApprovalView>> = {
     finishedAt: at,
   }),
   revoked: approvalView({ status: 'revoked', ...decided('revoke', 'wrong branch') }),
+};
+
+export const UNSETTLED: UnsettledAction = {
+  deploymentId: 'deployment-1',
+  actionId: '0199f1aa-0000-7000-8000-000000000003',
+  actionHash: 'a'.repeat(64),
+  kind: 'slack.chat.postMessage',
+  title: 'post the notes to #releases',
 };
 
 export function taskView(over: Partial<TaskView> = {}): TaskView {

@@ -1,8 +1,8 @@
 /**
  * The approval card: what a reviewer decides on, and afterwards what became of it.
  *
- * Invariants: pure; the words about state come from `status` and `actionStatus` alone. A pending card has exactly one
- * Approve and one Reject, any other none. Whatever a reviewer decides on is on the card, or the card says how much is
+ * Invariants: pure; the words about state come from `status`, `actionStatus` and a person's settlement alone. A pending card has exactly
+ * one Approve and one Reject, any other none; one whose action's outcome is unknown has the two buttons that settle it. Whatever a reviewer decides on is on the card, or the card says how much is
  * missing and `fits` is false, and then Approve opens Details first. Outside text stands in plain_text or in a fence.
  */
 import type { ApprovalView, JsonObject } from '../../types.ts';
@@ -28,6 +28,7 @@ import {
   plain,
   plainElement,
 } from './blocks.ts';
+import { settleButtons, settledBy, settledLine } from './settling.ts';
 import { agentLabel, decidedBy, took } from './words.ts';
 
 export interface ApprovalCard extends Drawn {
@@ -103,6 +104,12 @@ function resolvedCard(view: ApprovalView): ApprovalCard {
     blocks.push(
       plain(oneLine(quoted.text), { max: ROOM.outcome, before: quoted.before, after: quoted.after }).block,
     );
+  if (view.actionStatus === 'unknown')
+    blocks.push(
+      context(
+        `It will not be sent again by itself. Look at the target, then say what you found: ${mentions(view.reviewers)}`,
+      ),
+    );
   if (view.changes.length > 0) {
     const lines = view.changes.map(
       (change) => `${change.path}: ${JSON.stringify(change.expected)} → ${JSON.stringify(change.actual)}`,
@@ -170,6 +177,11 @@ function outcome(view: ApprovalView): {
 function approvedOutcome(view: ApprovalView, approved: string, at: string): ReturnType<typeof outcome> {
   const quotedFailure =
     view.failure === null ? null : { before: 'Reported: “', text: view.failure, after: '”' };
+  if (view.settlement !== null)
+    return {
+      line: `${settledLine(view.settlement)}. The outcome was unknown${at} · approved by ${approved}`,
+      quoted: view.settlement.reason === null ? null : quotation(view.settlement.reason),
+    };
   switch (view.actionStatus) {
     case 'proposed':
     case 'awaiting':
@@ -186,7 +198,7 @@ function approvedOutcome(view: ApprovalView, approved: string, at: string): Retu
       return { line: `✗ *Failed*${at} · approved by ${approved}`, quoted: quotedFailure };
     case 'unknown':
       return {
-        line: `? *Outcome unknown*${at}: it was sent and nobody can tell whether it happened. Look at the target; it will not be sent again by itself. Approved by ${approved}.`,
+        line: `? *Outcome unknown*${at}: it was sent and nobody can tell whether it happened. Approved by ${approved}.`,
         quoted: quotedFailure,
       };
     case 'closed':
@@ -199,6 +211,8 @@ function approvedOutcome(view: ApprovalView, approved: string, at: string): Retu
 
 /** Whether anything happened outside, from the action's state: a request can end after its action has run. */
 function effect(view: ApprovalView): string {
+  if (view.settlement !== null)
+    return `Whether it was executed was unknown; ${settledBy(view.settlement)} says that it was${view.settlement.happened ? '' : ' not'}.`;
   switch (view.actionStatus) {
     case 'proposed':
     case 'denied':
@@ -224,7 +238,11 @@ function reason(
   decision: ApprovalView['decisions'][number]['decision'],
 ): { before: string; text: string; after: string } | null {
   const given = view.decisions.findLast((made) => made.decision === decision)?.reason;
-  return given == null || given === '' ? null : { before: 'Reason: “', text: given, after: '”' };
+  return given == null || given === '' ? null : quotation(given);
+}
+
+function quotation(text: string): { before: string; text: string; after: string } {
+  return { before: 'Reason: “', text, after: '”' };
 }
 
 function header(before: string, title: string, seen: Tally): CardBlock {
@@ -296,7 +314,7 @@ function buttons(view: ApprovalView, state: 'pending' | 'resolved'): CardBlock {
             button('Approve', CLICKS.approve, value, 'primary'),
             button('Reject', CLICKS.reject, value, 'danger'),
           ]
-        : [details],
+        : [details, ...(view.actionStatus === 'unknown' ? settleButtons(view) : [])],
   };
 }
 

@@ -20,6 +20,7 @@ import {
   oneLine,
 } from '../text.ts';
 import { button, type CardBlock, context, mrkdwn, plainElement } from './blocks.ts';
+import { settledLine } from './settling.ts';
 import { agentLabel } from './words.ts';
 
 /** Room for the blocks of ours that each page adds (place, buttons). */
@@ -90,6 +91,11 @@ function content(view: ApprovalView): CardBlock[] {
     blocks.push(context(`${DECIDED[made.decision]} ${mention(made.person)} ${dateToken(made.decidedAt)}`));
     if (made.reason !== null && made.reason !== '') blocks.push(...outside(`“${made.reason}”`));
   }
+  if (view.settlement !== null) {
+    blocks.push(heading('What a person said of the outcome'), context(settledLine(view.settlement)));
+    if (view.settlement.reason !== null && view.settlement.reason !== '')
+      blocks.push(...outside(`“${view.settlement.reason}”`));
+  }
   if (view.changes.length > 0)
     blocks.push(
       heading('Changed since review'),
@@ -99,7 +105,11 @@ function content(view: ApprovalView): CardBlock[] {
           .join('\n'),
       ),
     );
-  blocks.push(context(`Request ${codeSpan(view.requestId)} · action hash ${codeSpan(view.actionHash)}`));
+  blocks.push(
+    context(
+      `Request ${codeSpan(view.requestId)} · action ${codeSpan(view.actionId)} · action hash ${codeSpan(view.actionHash)}`,
+    ),
+  );
   return blocks;
 }
 

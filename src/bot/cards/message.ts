@@ -8,13 +8,16 @@ import type {
   MessageView,
   NoteReason,
   Person,
+  ReceiptView,
   RequestStatus,
+  Settlement,
   TaskView,
 } from '../../types.ts';
 import { type ModalReference, REASON_INPUT, VIEWS, writeReference } from '../buttons.ts';
 import { cut, dateToken, LIMITS, mention, mentions, oneLine } from '../text.ts';
 import { approvalCard } from './approval.ts';
 import { type CardBlock, context, type Drawn, mrkdwn, mrkdwnElement, plain, plainElement } from './blocks.ts';
+import { settledBy, settledLine, unsettledBlocks } from './settling.ts';
 import { agentLabel, took } from './words.ts';
 
 /** The blocks and the fallback text of any message. */
@@ -49,6 +52,8 @@ const RUN_WORDS: Readonly<Record<TaskView['runStatus'], string>> = {
 
 /** Lines of progress on the message; the newest say most, the older ones are counted. */
 const PROGRESS_LINES = 12;
+/** Unknown outcomes on one task's message; more are listed by `countersign actions list`. */
+const UNSETTLED_SHOWN = 5;
 
 export function taskCard(task: TaskView): Drawn {
   const objective = plain(oneLine(task.objective), { max: 600, before: 'Task: “', after: '”' });
@@ -67,6 +72,10 @@ export function taskCard(task: TaskView): Drawn {
       lines.unshift(`Showing the last ${newest.length} of ${task.progress.length} steps`);
     blocks.push(plain(lines.join('\n'), { max: 1_500 }).block);
   }
+  const unsettled = task.unsettled ?? [];
+  for (const action of unsettled.slice(0, UNSETTLED_SHOWN)) blocks.push(...unsettledBlocks(action));
+  if (unsettled.length > UNSETTLED_SHOWN)
+    blocks.push(context(`Showing ${UNSETTLED_SHOWN} of ${unsettled.length} unknown outcomes`));
   const agent = agentLabel(task.agent);
   if (task.agentSummary !== null && task.agentSummary !== '')
     blocks.push(
@@ -82,11 +91,31 @@ export function taskCard(task: TaskView): Drawn {
   return { blocks, text: `${status.replaceAll('*', '')}: ${cut(oneLine(task.objective), 200).text}` };
 }
 
-export function receipt(view: { readonly line: string; readonly approvedBy: readonly Person[] }): Drawn {
-  const { block, piece } = plain(oneLine(view.line), { max: 1_500, before: '✓ ' });
+export function receipt(view: Omit<ReceiptView, 'kind'>): Drawn {
   const approved =
     view.approvedBy.length === 0 ? 'Allowed by policy' : `Approved by ${mentions(view.approvedBy)}`;
+  if (view.settlement !== undefined) return settledReceipt(view.line, view.settlement, approved);
+  if (view.asks !== undefined) {
+    const who = view.asks.length === 0 ? 'Somebody' : mentions(view.asks);
+    const { block, piece } = plain(oneLine(view.line), { max: 1_500, before: '? ' });
+    const asked = `*Outcome unknown*: it was sent, and nobody can tell whether it happened. ${who}: look at the target, then press *It happened* or *It did not happen* above.`;
+    return { blocks: [block, mrkdwn(asked), context(approved)], text: `? Outcome unknown: ${piece.text}` };
+  }
+  const { block, piece } = plain(oneLine(view.line), { max: 1_500, before: '✓ ' });
   return { blocks: [block, context(approved)], text: `✓ ${piece.text}` };
+}
+
+function settledReceipt(title: string, settlement: Settlement, approved: string): Drawn {
+  const { block, piece } = plain(oneLine(title), { max: 1_500 });
+  const { reason } = settlement;
+  const said =
+    reason === null || reason === ''
+      ? []
+      : [plain(oneLine(reason), { max: 1_000, before: 'Reason: “', after: '”' }).block];
+  return {
+    blocks: [block, mrkdwn(`${settledLine(settlement)}.`), ...said, context(approved)],
+    text: `${settlement.happened ? '✓ It happened' : '✗ It did not happen'}: ${piece.text}`,
+  };
 }
 
 const STATUS_WORDS: Readonly<Record<RequestStatus, string>> = {
@@ -112,6 +141,14 @@ export function noteText(note: NoteReason): string {
     }
     case 'already_counted':
       return `Your decision was already counted ${dateToken(note.at)}. One person counts once.`;
+    case 'already_settled': {
+      const { happened, settledAt } = note.settlement;
+      return `${settledBy(note.settlement)} has said ${dateToken(settledAt)} that it ${happened ? 'happened' : 'did not happen'}. Your click changed nothing.`;
+    }
+    case 'nothing_to_settle':
+      return 'The outcome of this action is not unknown, so there is nothing to say about it. Your click changed nothing.';
+    case 'reason_missing':
+      return 'Please say what you saw at the target; without it nothing was recorded.';
     case 'expired':
       return 'The deadline of this request has passed. Nothing was decided by your click.';
     case 'replaced':

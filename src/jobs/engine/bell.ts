@@ -25,6 +25,16 @@ export async function ring(target: Queryable, payload: string): Promise<void> {
   });
 }
 
+/** Rings each of `payloads`, in one statement. */
+export async function ringAll(target: Queryable, payloads: readonly string[]): Promise<void> {
+  if (payloads.length === 0) return;
+  await target.query({
+    name: 'bell_ring_all',
+    text: `select pg_notify('${WAKE_CHANNEL}', payload) from unnest($1::text[]) as payload`,
+    values: [payloads],
+  });
+}
+
 export async function openBell(database: Database): Promise<Bell> {
   const handlers = new Map<string, ((payload: string) => void)[]>();
   const gapHandlers: (() => void)[] = [];

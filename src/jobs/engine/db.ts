@@ -16,6 +16,11 @@ const TRANSACTION_TRIES = 5;
 const RETRYABLE_STATES = new Set(['40001', '40P01']);
 /** Half-open connections are noticed by keep-alive and by this bound on any statement (FAULTS: at most 30 s). */
 const STATEMENT_TIMEOUT_MS = 30_000;
+/**
+ * A process that is stopped, or whose machine is gone, between a lock and its commit lets go after this long, which is the lease: else its
+ * lock would keep every deadline of everybody from being looked at.
+ */
+const IDLE_IN_TRANSACTION_MS = 8_000;
 const CONNECT_TIMEOUT_MS = 5_000;
 /** A listening connection sends nothing by itself, so a half-open one is noticed only by asking (with the answer's bound: 15 s). */
 const PING_EVERY_MS = 10_000;
@@ -74,6 +79,7 @@ export function connectDatabase(options: DatabaseOptions): Database {
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     statement_timeout: STATEMENT_TIMEOUT_MS,
     query_timeout: STATEMENT_TIMEOUT_MS + 1_000,
+    idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000,
     types,
@@ -86,6 +92,8 @@ export function connectDatabase(options: DatabaseOptions): Database {
   });
   // An idle connection that breaks is replaced by the pool; the error must not end the process.
   pool.on('error', (error) => options.log.warn({ err: error.message }, 'idle database connection lost'));
+  // Between being handed out and being listened to by its taker, a connection may break too: then its next query fails.
+  pool.on('connect', (client) => client.on('error', () => undefined));
 
   const database: Database = {
     query: (statement) => send(pool, statement),
@@ -149,16 +157,14 @@ async function send<Row extends object>(
   target: pg.Pool | pg.PoolClient,
   statement: Statement,
 ): Promise<{ rows: Row[]; rowCount: number }> {
-  const result = await target.query<Row>({
-    text: statement.text,
-    ...(statement.values === undefined ? {} : { values: [...statement.values] }),
-    ...(statement.name === undefined ? {} : { name: statement.name }),
-  });
+  const result: pg.QueryResult<Row> | pg.QueryResult<Row>[] = await target.query<Row>(
+    statement as pg.QueryConfig,
+  );
+  if (!Array.isArray(result)) return { rows: result.rows, rowCount: result.rowCount ?? 0 };
   // Several statements in one text (without values) answer with one result each.
-  const results = Array.isArray(result) ? (result as pg.QueryResult<Row>[]) : [result];
   return {
-    rows: results.flatMap((one) => one.rows),
-    rowCount: results.reduce((sum, one) => sum + (one.rowCount ?? 0), 0),
+    rows: result.flatMap((one) => one.rows),
+    rowCount: result.reduce((sum, one) => sum + (one.rowCount ?? 0), 0),
   };
 }
 

@@ -3,16 +3,20 @@
  * agents, policies or Slack.
  */
 import { randomUUIDv7 } from 'node:crypto';
-import { CountersignError, toStoredError } from '../../errors.ts';
+import { toStoredError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import type { Json, Person, RunRef, Tx, WorkspaceId } from '../../types.ts';
+import type { OnParked } from './attempt.ts';
 import { type Bell, openBell } from './bell.ts';
+import type { OnCancel, Wakes } from './cancel.ts';
+import { cancelRun, pauseRun, resumeRun, retryRun, type Steered } from './control.ts';
 import type { Database } from './db.ts';
-import { type EventAddress, emitEvent, lockEvent } from './events.ts';
+import { emitEvent, lockEvent } from './events.ts';
+import type { EventAddress } from './locks.ts';
 import { openQueue } from './queue.ts';
-import { insertRun, type OnParked } from './runs.ts';
+import { insertRun } from './runs.ts';
 import { startWorker, type Worker } from './worker.ts';
-import { createRegistry, type Workflow } from './workflow.ts';
+import { checkStart, createRegistry, type Workflow } from './workflow.ts';
 
 export interface EngineOptions {
   readonly database: Database;
@@ -21,6 +25,10 @@ export interface EngineOptions {
   readonly slots?: number;
   /** See `OnParked`: writes what follows from a park in the transaction that parks. Default: nothing follows. */
   readonly onParked?: OnParked;
+  /** See `OnCancel`: writes what follows from cancelling a run in the transaction that cancels it. Default: nothing follows. */
+  readonly onCancel?: OnCancel;
+  /** See `SegmentDeps`: shows whether workflows survive being suspended anywhere. Default `false`. */
+  readonly suspendAfterEveryStep?: boolean;
 }
 
 export interface StartOptions {
@@ -29,7 +37,8 @@ export interface StartOptions {
   /** Default: the newest version this build carries. */
   readonly workflowVersion?: number;
   readonly input: Json;
-  readonly origin: 'slack' | 'schedule' | 'signal' | 'run';
+  /** What started it, in one word. */
+  readonly origin: string;
   readonly runKey?: string;
   readonly owner?: Person;
   readonly audience?: string;
@@ -45,6 +54,8 @@ export interface Engine {
   emit(tx: Tx, address: EventAddress, payload: Json): Promise<boolean>;
   /** See `lockEvent`: before locking rows of one's own, when an emit may follow. */
   lockEvent(tx: Tx, address: EventAddress): Promise<void>;
+  /** See `cancelRun`, `pauseRun`, `resumeRun`, `retryRun` in control.ts: each joins the caller's transaction, on runs of any process. */
+  readonly control: Control;
   readonly bell: Bell;
   readonly versions: readonly { readonly name: string; readonly version: number }[];
   /** Names this process; alive in the table `workers` from `work` to `stop`. */
@@ -60,9 +71,27 @@ export interface Engine {
   stop(graceMs?: number): Promise<void>;
 }
 
+export interface Control {
+  cancel(tx: Tx, run: RunRef, reason: string): Promise<Steered>;
+  pause(tx: Tx, run: RunRef): Promise<Steered>;
+  resume(tx: Tx, run: RunRef): Promise<Steered>;
+  retry(tx: Tx, run: RunRef): Promise<Steered>;
+}
+
+/** Control without an engine, for a process that works no runs. */
+export function controlOver(wakes: Wakes): Control {
+  return {
+    cancel: (tx, run, reason) => cancelRun(tx, wakes, run, reason),
+    pause: pauseRun,
+    resume: (tx, run) => resumeRun(tx, wakes, run),
+    retry: (tx, run) => retryRun(tx, wakes, run),
+  };
+}
+
 export async function openEngine(options: EngineOptions): Promise<Engine> {
   const registry = createRegistry(options.workflows);
   const queue = await openQueue(options.database, options.log);
+  const wakes: Wakes = { queue, ...(options.onCancel === undefined ? {} : { onCancel: options.onCancel }) };
   const bell = await openBell(options.database);
   const workerId = randomUUIDv7();
   let worker: Worker | undefined;
@@ -76,28 +105,22 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
             .filter((entry) => entry.name === start.workflowName)
             .map((entry) => entry.version),
         );
-      const found = registry.find(start.workflowName, version);
-      if (!found)
-        throw new CountersignError('WORKFLOW_UNKNOWN', `No workflow ${start.workflowName}@${version}`);
-      const input = found.input.safeParse(start.input);
-      if (!input.success)
-        throw new CountersignError(
-          'WORKFLOW_INPUT_INVALID',
-          `${start.workflowName}: ${input.error.issues[0]?.message}`,
-        );
-      return insertRun(tx, queue, { ...start, workflowVersion: version });
+      const { cancelOn } = checkStart(registry, start.workflowName, version, start.input);
+      return insertRun(tx, wakes, { ...start, workflowVersion: version, cancelOn });
     },
-    emit: (tx, address, payload) => emitEvent(tx, queue, address, payload),
+    emit: (tx, address, payload) => emitEvent(tx, wakes, address, payload),
     lockEvent,
+    control: controlOver(wakes),
     bell,
     versions: registry.versions,
     workerId,
     async work() {
-      const { database, log, slots, onParked } = options;
+      const { database, log, slots, onParked, suspendAfterEveryStep = false } = options;
       worker = await startWorker({
         workerId,
         database,
-        queue,
+        wakes,
+        suspendAfterEveryStep,
         bell,
         registry,
         log,

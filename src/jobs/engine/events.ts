@@ -1,71 +1,79 @@
 /**
  * What ends waits from outside their run: events, first write wins, and deadlines.
  *
- * Invariants. A wait gets exactly one outcome. An event is stored before its waits are resolved, under the lock of its key, so that a
- * wait registered meanwhile finds one or the other. Resolving a wait, queueing its run and the wake-up are one transaction.
- *
- * Lock order: event keys (sorted, advisory) -> runs (by id, `for update`) -> whatever the caller locks.
+ * Invariants. A wait gets exactly one outcome. An event is stored and its waits are ended under the lock of its key, so that a wait
+ * registered meanwhile finds one or the other. Ending a wait, queueing its run and the wake-up are one transaction.
  */
-import type { Json, Queryable, Tx, WorkspaceId } from '../../types.ts';
-import type { WakeQueue } from './queue.ts';
+import type { Json, Queryable, RunRef, Tx } from '../../types.ts';
+import { cancelRuns, type Wakes } from './cancel.ts';
+import { timeOutChildren } from './children-ended.ts';
+import { type EventAddress, lockKeys, lockRuns, tell, type Woken, wakeRuns } from './locks.ts';
+import { cancelledBy } from './runs.ts';
+
+export type { EventAddress };
 
 /** Due waits resolved in one transaction, so that a backlog does not hold locks for long. */
 const DUE_BATCH = 100;
 
-export interface EventAddress {
-  readonly workspaceId: WorkspaceId;
-  readonly name: string;
-  readonly key: string;
-}
-
 /**
  * Locks an event's key and the runs that wait for it, in that order, so that the caller may lock its own rows next and
- * `emitEvent` last without breaking the lock order. Joins the caller's transaction.
+ * `emitEvent` last without breaking the lock order. `sender` is locked along with them. Joins the caller's transaction.
  */
-export async function lockEvent(tx: Tx, address: EventAddress): Promise<void> {
-  await lockKeys(tx, [eventLockKey(address.workspaceId, address.name, address.key)]);
+export async function lockEvent(tx: Tx, address: EventAddress, sender?: RunRef): Promise<void> {
+  await lockKeys(tx, [address]);
   await tx.query({
     name: 'event_lock_runs',
     text: `select 1 from runs where workspace_id = $1 and run_id in (
-             select run_id from waits where workspace_id = $1 and event_name = $2 and event_key = $3 and outcome is null)
-           order by run_id for update`,
-    values: [address.workspaceId, address.name, address.key],
+             select run_id from waits where workspace_id = $1 and event_name = $2 and event_key = $3 and outcome is null
+             union all select $4::uuid)
+           order by depth, run_id for update`,
+    values: [address.workspaceId, address.name, address.key, sender?.runId ?? null],
   });
 }
 
 /**
- * Stores an event and wakes whoever waits for it, in the caller's transaction. First write wins: returns false, and changes
+ * Stores an event and wakes, or cancels, whoever waits for it, in the caller's transaction. First write wins: returns false, and changes
  * nothing, when the event is there already. An event that nobody waits for yet is kept.
  */
 export async function emitEvent(
   tx: Tx,
-  queue: WakeQueue,
+  wakes: Wakes,
   address: EventAddress,
   payload: Json,
+  sender?: RunRef,
 ): Promise<boolean> {
-  await lockEvent(tx, address);
-  const stored = await tx.query({
-    name: 'event_insert',
-    text: `insert into events (workspace_id, event_name, event_key, payload) values ($1, $2, $3, $4)
-           on conflict (workspace_id, event_name, event_key) do nothing`,
-    values: [address.workspaceId, address.name, address.key, JSON.stringify(payload)],
-  });
-  if (stored.rowCount === 0) return false;
-  const { rows } = await tx.query<{ run_id: string }>({
-    name: 'event_resolve',
-    text: `with resolved as (
+  await lockEvent(tx, address, sender);
+  // The waits are looked for in the statement that stores: their runs are locked, and the key keeps others from registering.
+  const { rows } = await tx.query<Woken>({
+    name: 'event_emit',
+    text: `with stored as (
+             insert into events (workspace_id, event_name, event_key, payload) values ($1, $2, $3, $4)
+             on conflict (workspace_id, event_name, event_key) do nothing returning 1),
+           resolved as (
              update waits set outcome = 'event', payload = $4, resolved_at = db_now()
-             where workspace_id = $1 and event_name = $2 and event_key = $3 and outcome is null
+             where workspace_id = $1 and event_name = $2 and event_key = $3 and outcome is null and exists (select 1 from stored)
+             returning run_id, kind),
+           woken as (
+             update runs set status = 'queued', queued_at = db_now()
+             where workspace_id = $1 and run_id in (select run_id from resolved where kind = 'event') and status = 'waiting'
              returning run_id)
-           update runs set status = 'queued', queued_at = db_now()
-           where workspace_id = $1 and run_id in (select run_id from resolved) and status = 'waiting'
-           returning run_id`,
+           select $1 as workspace_id, run_id, 'wake' as how from woken
+           union all
+           select $1, run_id, 'cancel' from resolved where kind = 'cancel'
+           union all
+           select $1, r.run_id, case when r.worker_id is null then 'wake' else 'nudge' end from runs r
+           where r.workspace_id = $1 and r.run_id in (select run_id from resolved where kind = 'event')
+             and r.status in ('running', 'cancelling')
+           union all
+           select $1, null, 'stored' from stored`,
     values: [address.workspaceId, address.name, address.key, JSON.stringify(payload)],
   });
-  await queue.send(
-    tx,
-    rows.map((row) => ({ workspaceId: address.workspaceId, runId: row.run_id })),
-  );
+  if (rows.length === 0) return false;
+  const cancelled = rows
+    .filter((row) => row.how === 'cancel')
+    .map((row) => ({ workspaceId: row.workspace_id, runId: row.run_id }));
+  if (cancelled.length > 0) await cancelRuns(tx, wakes, cancelled, cancelledBy(address.name));
+  await tell(tx, wakes.queue, rows);
   return true;
 }
 
@@ -75,16 +83,17 @@ interface DueRow {
   path: string;
   event_name: string | null;
   event_key: string | null;
+  children_path: string | null;
 }
 
 /**
  * Gives waits whose deadline has passed their timeout and wakes their runs. Returns how many were looked at; call again while that is
  * a full batch. Opens nothing: the caller's transaction. An event that commits first wins, because both sides lock its key.
  */
-export async function resolveDueWaits(tx: Tx, queue: WakeQueue): Promise<{ more: boolean }> {
+export async function resolveDueWaits(tx: Tx, wakes: Wakes): Promise<{ more: boolean }> {
   const { rows: due } = await tx.query<DueRow>({
     name: 'waits_due',
-    text: `select workspace_id, run_id, path, event_name, event_key from waits
+    text: `select workspace_id, run_id, path, event_name, event_key, children_path from waits
            where outcome is null and deadline_at <= db_now() order by deadline_at limit ${DUE_BATCH}`,
   });
   if (due.length === 0) return { more: false };
@@ -92,25 +101,16 @@ export async function resolveDueWaits(tx: Tx, queue: WakeQueue): Promise<{ more:
     tx,
     due.flatMap((wait) =>
       wait.event_name !== null && wait.event_key !== null
-        ? [eventLockKey(wait.workspace_id, wait.event_name, wait.event_key)]
+        ? [{ workspaceId: wait.workspace_id, name: wait.event_name, key: wait.event_key }]
         : [],
     ),
   );
-  await tx.query({
-    name: 'waits_due_lock',
-    text: `select 1 from runs where (workspace_id, run_id) in (select * from unnest($1::text[], $2::uuid[]))
-           order by run_id for update`,
-    values: [due.map((wait) => wait.workspace_id), due.map((wait) => wait.run_id)],
-  });
-  const { rows: woken } = await tx.query<{ workspace_id: string; run_id: string }>({
+  await lockRuns(tx, due.map(runOf));
+  const { rows: ended } = await tx.query<{ workspace_id: string; run_id: string }>({
     name: 'waits_due_resolve',
-    text: `with resolved as (
-             update waits set outcome = 'timeout', resolved_at = db_now()
-             where (workspace_id, run_id, path) in (select * from unnest($1::text[], $2::uuid[], $3::text[]))
-               and outcome is null
-             returning workspace_id, run_id)
-           update runs set status = 'queued', queued_at = db_now()
-           where (workspace_id, run_id) in (select workspace_id, run_id from resolved) and status = 'waiting'
+    text: `update waits set outcome = 'timeout', resolved_at = db_now()
+           where (workspace_id, run_id, path) in (select * from unnest($1::text[], $2::uuid[], $3::text[]))
+             and outcome is null and kind <> 'children'
            returning workspace_id, run_id`,
     values: [
       due.map((wait) => wait.workspace_id),
@@ -118,33 +118,23 @@ export async function resolveDueWaits(tx: Tx, queue: WakeQueue): Promise<{ more:
       due.map((wait) => wait.path),
     ],
   });
-  await queue.send(
-    tx,
-    woken.map((row) => ({ workspaceId: row.workspace_id, runId: row.run_id })),
-  );
+  await wakeRuns(tx, wakes.queue, ended.map(runOf));
+  for (const wait of due)
+    if (wait.children_path !== null)
+      await timeOutChildren(tx, wakes, runOf(wait), { path: wait.path, childrenPath: wait.children_path });
   return { more: due.length === DUE_BATCH };
+}
+
+function runOf(row: { readonly workspace_id: string; readonly run_id: string }): RunRef {
+  return { workspaceId: row.workspace_id, runId: row.run_id };
 }
 
 /** Milliseconds until the earliest open deadline; undefined when there is none, negative when it has passed. */
 export async function msUntilNextDeadline(db: Queryable): Promise<number | undefined> {
   const { rows } = await db.query<{ ms: number | null }>({
     name: 'waits_next',
-    text: `select extract(epoch from min(deadline_at) - db_now())::float8 * 1000 as ms from waits where outcome is null`,
+    text: `select extract(epoch from min(deadline_at) - db_now())::float8 * 1000 as ms from waits
+           where outcome is null and deadline_at < 'infinity'`,
   });
   return rows[0]?.ms ?? undefined;
-}
-
-export function eventLockKey(workspaceId: string, name: string, key: string): string {
-  return `${workspaceId}\n${name}\n${key}`;
-}
-
-/** Takes the advisory locks of event keys, sorted and each once, so that two lockers of the same keys cannot deadlock. */
-export async function lockKeys(tx: Tx, keys: readonly string[]): Promise<void> {
-  if (keys.length === 0) return;
-  const sorted = [...new Set(keys)].sort();
-  await tx.query({
-    name: 'event_keys_lock',
-    text: `select pg_advisory_xact_lock(hashtextextended(key, 0)) from unnest($1::text[]) with ordinality as k (key, place) order by place`,
-    values: [sorted],
-  });
 }

@@ -11,7 +11,7 @@
 import { createHash, randomUUIDv7 } from 'node:crypto';
 import { type Db, PgBoss } from 'pg-boss';
 import type { Logger } from '../../log.ts';
-import type { Queryable, RunRef, Tx } from '../../types.ts';
+import type { Queryable, RunRef, Statement, Tx } from '../../types.ts';
 
 const SCHEMA = 'pgboss';
 const QUEUE = 'run-wakeups';
@@ -28,8 +28,11 @@ export interface Wake extends RunRef {
 }
 
 export interface WakeQueue {
-  /** Adds a wake-up and its notification to the caller's transaction: both come with the commit, or not at all. */
-  send(tx: Tx, runs: readonly RunRef[]): Promise<void>;
+  /**
+   * Adds a wake-up and its notification to the caller's transaction: both come with the commit, or not at all. `along` is a statement whose
+   * rows nobody wants to see, sent in the same round trip: starting a run is the hottest path there is.
+   */
+  send(tx: Tx, runs: readonly RunRef[], along?: Statement): Promise<void>;
   /** Takes up to `count` waiting wake-ups; another process does not get them. */
   fetch(count: number): Promise<Wake[]>;
   /** Deletes wake-ups that were acted upon. Repeatable. */
@@ -39,8 +42,15 @@ export interface WakeQueue {
   close(): Promise<void>;
 }
 
-/** Opens the queue on an installed schema. `database` carries every statement that is not in a caller's transaction. */
-export async function openQueue(database: Queryable, log: Logger): Promise<WakeQueue> {
+/**
+ * Opens the queue on an installed schema. `database` carries every statement that is not in a caller's transaction. `upkeep` (default `true`):
+ * this process keeps the queue by itself; one that only sends, and ends soon, leaves that to the others.
+ */
+export async function openQueue(
+  database: Queryable,
+  log: Logger,
+  { upkeep = true }: { readonly upkeep?: boolean } = {},
+): Promise<WakeQueue> {
   const boss = new PgBoss({
     db: adapt(database),
     schema: SCHEMA,
@@ -49,7 +59,7 @@ export async function openQueue(database: Queryable, log: Logger): Promise<WakeQ
     createSchema: false,
     schedule: false,
     // Expires what dead processes fetched and drops what is old; these two would need ownership of the tables.
-    supervise: true,
+    supervise: upkeep,
     reindex: false,
     monitorVacuum: false,
   });
@@ -57,18 +67,14 @@ export async function openQueue(database: Queryable, log: Logger): Promise<WakeQ
   await boss.start();
 
   return {
-    async send(tx, runs) {
+    async send(tx, runs, along) {
       if (runs.length === 0) return;
       const jobs = runs.map((run) => ({
         id: randomUUIDv7(),
         data: { workspaceId: run.workspaceId, runId: run.runId },
       }));
-      await boss.insert(QUEUE, jobs, { db: adapt(tx) });
-      await tx.query({
-        name: 'wake_notify',
-        text: `select pg_notify('${WAKE_CHANNEL}', payload) from unnest($1::text[]) as payload`,
-        values: [jobs.map((job) => encodeWake({ ...job.data, jobId: job.id }))],
-      });
+      const payloads = jobs.map((job) => encodeWake({ ...job.data, jobId: job.id }));
+      await boss.insert(QUEUE, jobs, { db: insertAndRing(tx, payloads, along) });
     },
 
     async fetch(count) {
@@ -145,6 +151,28 @@ function adapt(target: Queryable): Db {
         ...(name === undefined ? {} : { name }),
       });
       return { rows };
+    },
+  };
+}
+
+/**
+ * pg-boss's one insert, the notifications and `along` as one statement: each insert is a part of a `with`, which runs whole whether or not
+ * its rows are read. Parameters of `along` come last, renumbered.
+ */
+function insertAndRing(tx: Queryable, payloads: readonly string[], along: Statement | undefined): Db {
+  return {
+    async executeSql(insertJobs: string, values: unknown[] = []) {
+      const ring = values.length + 1;
+      const alongText = along?.text.replaceAll(/\$(\d+)/g, (_, place: string) => `$${ring + Number(place)}`);
+      const text = `with ${alongText === undefined ? '' : `along as (${alongText}), `}jobs as (${insertJobs})
+        select pg_notify('${WAKE_CHANNEL}', payload) from unnest($${ring}::text[]) as payload`;
+      const name = preparedName(text);
+      await tx.query({
+        text,
+        values: [...values, payloads, ...(along?.values ?? [])],
+        ...(name === undefined ? {} : { name }),
+      });
+      return { rows: [] };
     },
   };
 }

@@ -1,19 +1,18 @@
 /**
- * A segment: one attempt's work on a run between two parks. It replays the journal into the workflow body and implements
- * the primitives.
+ * A segment: one attempt's work on a run between two parks. It replays the journal into the workflow body, decides when to park, and ends
+ * the attempt; what the body may ask for is in branch.ts.
  *
  * Invariants. A step resolves only after its row is committed. Once the segment has ended (parked, fenced, handed over) no primitive
  * resolves any more: the body's promise is dropped, nothing is thrown into it, so that no `catch` of an author can mistake it for a failure.
- * The segment parks only when every open branch is blocked on a wait and no step is in flight.
+ * A wait is registered as soon as its branch is blocked on it; the segment parks only when every open branch is blocked and no step is in
+ * flight.
  */
 import { CountersignError, hasCode, type StoredError, toStoredError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import type { Json, Queryable, Tx } from '../../types.ts';
-import { Branch, toJson } from './branch.ts';
-import type { Database } from './db.ts';
-import type { WakeQueue } from './queue.ts';
 import {
   type Attempt,
+  endAlone,
   endRun,
   handOverRun,
   holdFence,
@@ -22,73 +21,176 @@ import {
   type OnParked,
   parkForPerson,
   parkRun,
+  type RunEnd,
   readJournal,
+  readOutcomes,
+  registerWaits,
   type StepRow,
   type WaitSpec,
-} from './runs.ts';
-import type { Workflow } from './workflow.ts';
+} from './attempt.ts';
+import { Branch, toJson } from './branch.ts';
+import type { Wakes } from './cancel.ts';
+import type { Database } from './db.ts';
+import type { Registry, Workflow } from './workflow.ts';
 
 /** About 3 s in all: longer outages are the sweeper's. */
 const JOURNAL_TRIES = 5;
+/** Between two looks at waits while the database is away. */
+const LOOK_AGAIN_MS = 500;
 
-export type SegmentEnd = 'completed' | 'failed' | 'waiting' | 'parked' | 'fenced' | 'handed_over';
+export type SegmentEnd =
+  | 'completed'
+  | 'failed'
+  | 'cancelled'
+  | 'waiting'
+  | 'parked'
+  | 'fenced'
+  | 'handed_over';
 
 export interface SegmentDeps {
   readonly database: Database;
-  readonly queue: WakeQueue;
+  readonly wakes: Wakes;
+  readonly registry: Registry;
   readonly log: Logger;
-  /** Called after a park that registered deadlines, so that the process's one timer can look again. */
+  /** Called after deadlines were registered, so that the process's one timer can look again. */
   readonly onDeadline: () => void;
   readonly onParked?: OnParked;
+  /** Gives the run back to the queue after every journaled step: what a body keeps in memory is then of no use to it. For tests. */
+  readonly suspendAfterEveryStep?: boolean;
+}
+
+/**
+ * Whose branches may go on: the body's, and once it is over those of onFailure. What the body left behind in other branches then gets
+ * no answer any more.
+ */
+export interface Scope {
+  readonly body: boolean;
+}
+
+interface Blocked {
+  /** Null for a wait that was registered by whoever blocked the branch. */
+  readonly spec: WaitSpec | null;
+  registered: boolean;
+  readonly resume: (entry: JournalEntry) => void;
 }
 
 export class Segment {
-  readonly #deps: SegmentDeps;
-  readonly #attempt: Attempt;
+  readonly deps: SegmentDeps;
+  readonly attempt: Attempt;
   readonly #workflow: Workflow;
   readonly #journal = new Map<string, JournalEntry>();
-  /** Branches blocked on a wait, by path, with what resumes them. */
-  readonly #blocked = new Map<string, { spec: WaitSpec; resume: (entry: JournalEntry) => void }>();
+  readonly #retried: ReadonlySet<string>;
+  /** Waits that stood open when this attempt began. */
+  readonly #open = new Set<string>();
+  /** Branches blocked on a wait, by path. */
+  readonly #blocked = new Map<string, Blocked>();
+  /** Which step an error that the body saw came from. */
+  readonly #blame = new WeakMap<Error, string>();
   /** Steps whose body or row is under way. */
   #inFlight = 0;
-  /** Branches stopped at the next step because the process is going down. */
+  /** Branches stopped at the next step because the run is to be let go. */
   #held = 0;
+  /** This attempt registered waits. */
+  #registered = false;
+  /** Children were waited for when this attempt began, or it started some. */
+  #hasChildren = false;
   #draining = false;
   #settling = false;
+  /** Nothing is left to do but the end. */
+  #finishing = false;
+  #scope: Scope = { body: true };
   readonly #abort = new AbortController();
   readonly #ended = Promise.withResolvers<SegmentEnd>();
   #over = false;
+  /** A park is under way: whether the run is still held is not known. */
+  #parking = false;
 
   constructor(deps: SegmentDeps, attempt: Attempt, workflow: Workflow) {
-    this.#deps = deps;
-    this.#attempt = attempt;
+    this.deps = deps;
+    this.attempt = attempt;
     this.#workflow = workflow;
+    this.#retried = new Set(attempt.retried);
+    this.#draining = attempt.pausing;
   }
 
   /** Works until the run finishes or the segment ends otherwise. Rejects only when the database cannot be reached. */
   async run(): Promise<SegmentEnd> {
-    for (const entry of await readJournal(this.#deps.database, this.#attempt))
-      this.#journal.set(entry.path, entry);
-    const input = this.#workflow.input.safeParse(this.#attempt.input);
+    // A first attempt has nothing behind it.
+    if (this.attempt.fence > 1) await this.#replay();
+    const input = this.#workflow.input.safeParse(this.attempt.input);
     if (!input.success) {
-      this.#park(
+      void this.#park(
         new CountersignError('WORKFLOW_INPUT_INVALID', 'The stored input does not fit this workflow'),
       );
       return this.#ended.promise;
     }
-    const branch = new Branch(this, '', this.#attempt);
     // In a promise of its own, so that a body that throws before its first await fails the run too.
-    Promise.resolve()
-      .then(() => this.#workflow.body(branch, input.data))
-      .then(
-        (output) => this.#finish(() => ({ status: 'completed', output: toJson(output), error: null })),
-        (error: unknown) =>
-          this.#finish(() => ({ status: 'failed', output: null, error: toStoredError(error) })),
-      );
+    void Promise.resolve().then(() => this.#work(input.data));
     return this.#ended.promise;
   }
 
-  /** Lets steps in flight finish, starts no other, and gives the run back to the queue. */
+  async #replay(): Promise<void> {
+    const { entries, open } = await readJournal(this.deps.database, this.attempt);
+    for (const { path, kind } of open) {
+      this.#open.add(path);
+      if (kind === 'children') this.#hasChildren = true;
+    }
+    for (const entry of entries) if (!this.#retried.has(entry.path)) this.#journal.set(entry.path, entry);
+  }
+
+  async #work(input: unknown): Promise<void> {
+    const { cancelling } = this.attempt;
+    const failed = this.#journal.get(this.#failurePath)?.error;
+    if (cancelling)
+      return this.#unwind(input, failed ?? cancelling, { status: 'cancelled', error: cancelling });
+    if (failed) return this.#unwind(input, failed, { status: 'failed', error: failed });
+    let output: Json;
+    try {
+      output = toJson(await this.#workflow.body(new Branch(this, this.#scope, ''), input));
+    } catch (error) {
+      const failedPath = this.#blamed(error);
+      const stored = toStoredError(error);
+      if (this.#workflow.onFailure)
+        // Journaled, so that whatever happens to this process, the body is over and its onFailure is the one thing left.
+        await this.unit(this.#scope, () =>
+          this.journalAlone({
+            path: this.#failurePath,
+            kind: 'failure',
+            inputHash: null,
+            error: stored,
+            result: failedPath,
+            startedAt: new Date(),
+          }),
+        );
+      return this.#unwind(input, stored, { status: 'failed', error: stored, failedPath });
+    }
+    return this.#finish({ status: 'completed', output, error: null });
+  }
+
+  /** The workflow's last word on a run that failed or is cancelled, then the end. */
+  async #unwind(
+    input: unknown,
+    error: StoredError,
+    end: Pick<RunEnd, 'status' | 'failedPath'> & { error: StoredError },
+  ): Promise<void> {
+    const failedPath =
+      end.failedPath ?? (this.#journal.get(this.#failurePath)?.result as string | null) ?? null;
+    this.#scope = { body: false };
+    this.#blocked.clear();
+    try {
+      await this.#workflow.onFailure?.(new Branch(this, this.#scope, `${this.#failurePath}/`), input, error);
+    } catch (caught) {
+      this.deps.log.error({ ...this.#logRef, error: toStoredError(caught) }, 'onFailure failed');
+    }
+    return this.#finish({ ...end, output: null, failedPath });
+  }
+
+  /** Where this failure of the run is journaled; one place per retry of it. */
+  get #failurePath(): string {
+    return this.attempt.retryCount === 0 ? 'on-failure' : `on-failure@${this.attempt.retryCount + 1}`;
+  }
+
+  /** Lets steps in flight finish, starts no other, and lets the run go: back to the queue, or paused. */
   drain(): void {
     this.#draining = true;
     this.#settle();
@@ -99,8 +201,18 @@ export class Segment {
     this.#end('fenced');
   }
 
-  get attempt(): Attempt {
-    return this.#attempt;
+  /** Somebody ended a wait of this run: the branches that were blocked on it go on. */
+  lookAgain(): void {
+    const paths = [...this.#blocked].filter(([, branch]) => branch.registered).map(([path]) => path);
+    if (paths.length === 0 || this.#over || this.#parking) return;
+    void this.#look(async () => this.#resume(await readOutcomes(this.deps.database, this.attempt, paths)));
+  }
+
+  /** Where the journal keeps what the body asks for at `path`: elsewhere when that step is being retried. */
+  placeOf(path: string): string {
+    let place = path;
+    for (let generation = 2; this.#retried.has(place); generation += 1) place = `${path}@${generation}`;
+    return place;
   }
 
   /** A finished entry, after checking that the code asks for what was journaled. */
@@ -121,16 +233,41 @@ export class Segment {
     return tries;
   }
 
+  /** The backoff that an earlier attempt began after its last try of a step and that is not over; registered, so `blockOn` it. */
+  openBackoff(path: string): string | undefined {
+    const backoff = `${path}~${this.triesBefore(path) + 1}`;
+    return this.#open.has(backoff) ? backoff : undefined;
+  }
+
+  /** Remembers that `error`, which the body is about to see, came from the step at `path`. */
+  blame<E extends Error>(error: E, path: string): E {
+    this.#blame.set(error, path);
+    return error;
+  }
+
+  #blamed(error: unknown): string | null {
+    for (let cause = error; cause instanceof Error; cause = cause.cause) {
+      const path = this.#blame.get(cause);
+      if (path !== undefined) return path;
+    }
+    return null;
+  }
+
   /**
    * Runs one unit that may write. While it is under way the segment does not park. Resolves to its value, or never: when
-   * the segment ended meanwhile or the unit found itself fenced.
+   * the segment ended meanwhile, the unit found itself fenced, or its scope is over.
    */
-  async unit<T>(work: () => Promise<T>): Promise<T> {
+  async unit<T>(scope: Scope, work: () => Promise<T>): Promise<T> {
     if (this.#draining) {
       this.#held += 1;
       this.#settle();
       return never();
     }
+    const value = await this.#counted(work);
+    return scope === this.#scope ? value : never();
+  }
+
+  async #counted<T>(work: () => Promise<T>): Promise<T> {
     this.#inFlight += 1;
     try {
       const value = await work();
@@ -156,16 +293,28 @@ export class Segment {
   }
 
   /** Blocks the branch until the wait has an outcome; never resolves in this segment if the run parks first. */
-  block(spec: WaitSpec): Promise<JournalEntry> {
+  block(scope: Scope, spec: WaitSpec): Promise<JournalEntry> {
+    return this.#block(scope, spec.path, spec);
+  }
+
+  /** As `block`, on a wait that is registered already. */
+  blockOn(scope: Scope, path: string): Promise<JournalEntry> {
+    return this.#block(scope, path, null);
+  }
+
+  #block(scope: Scope, path: string, spec: WaitSpec | null): Promise<JournalEntry> {
+    if (scope !== this.#scope) return never();
     return new Promise((resume) => {
-      this.#blocked.set(spec.path, { spec, resume });
+      this.#blocked.set(path, { spec, registered: spec === null, resume });
       this.#settle();
     });
   }
 
   /** Journals a finished step in the caller's transaction. */
   async journal(tx: Queryable, row: StepRow): Promise<JournalEntry> {
-    return { ...row, finishedAt: await insertStep(tx, this.#attempt, row) };
+    const entry = { ...row, finishedAt: await insertStep(tx, this.attempt, row) };
+    if (this.deps.suspendAfterEveryStep) this.#draining = true;
+    return entry;
   }
 
   /**
@@ -175,7 +324,7 @@ export class Segment {
   async journalAlone(row: StepRow): Promise<JournalEntry> {
     for (let tries = 1; ; tries += 1) {
       try {
-        return await this.journal(this.#deps.database, row);
+        return await this.journal(this.deps.database, row);
       } catch (error) {
         if (error instanceof CountersignError || tries >= JOURNAL_TRIES || this.#over) throw error;
         await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** tries * (0.5 + Math.random() / 2)));
@@ -183,9 +332,15 @@ export class Segment {
     }
   }
 
+  /** In a transaction that may start children. */
+  withChildren<T>(body: (tx: Tx) => Promise<T>): Promise<T> {
+    this.#hasChildren = true;
+    return this.deps.database.transaction(body);
+  }
+
   fenced<T>(body: (tx: Tx) => Promise<T>): Promise<T> {
-    return this.#deps.database.transaction(async (tx) => {
-      await holdFence(tx, this.#attempt);
+    return this.deps.database.transaction(async (tx) => {
+      await holdFence(tx, this.attempt);
       return body(tx);
     });
   }
@@ -194,59 +349,118 @@ export class Segment {
     return this.#abort.signal;
   }
 
-  /** Looks, once the body had its say, whether all that is left are blocked branches; then parks or hands over. */
+  /** Looks, once the body had its say, whether branches are newly blocked, and whether that is all that is left; then parks or hands over. */
   #settle(): void {
-    if (this.#settling || this.#over) return;
+    if (this.#settling || this.#over || this.#finishing) return;
     this.#settling = true;
     // Continuations of what just resolved run as microtasks before this; they may start further steps.
     setImmediate(() => {
       this.#settling = false;
-      if (this.#over || this.#inFlight > 0) return;
-      if (this.#held > 0) void this.#guard(() => this.#handOver());
+      if (this.#over || this.#finishing) return;
+      if (this.#inFlight > 0) this.#registerEarly();
+      else if (this.#held > 0) void this.#guard(() => this.#handOver());
       else if (this.#blocked.size > 0) void this.#guard(() => this.#wait());
     });
   }
 
+  /** Other branches work on: what these ones wait for must find them all the same. */
+  #registerEarly(): void {
+    const fresh = this.#unregistered();
+    if (fresh.length === 0) return;
+    for (const [, branch] of fresh) branch.registered = true;
+    this.#registered = true;
+    const specs = fresh.flatMap(([, { spec }]) => (spec ? [spec] : []));
+    const paths = fresh.map(([path]) => path);
+    void this.#look(
+      async () => {
+        await this.deps.database.transaction((tx) => registerWaits(tx, this.attempt, specs));
+        this.deps.onDeadline();
+        this.#resume(await readOutcomes(this.deps.database, this.attempt, paths));
+      },
+      () => {
+        for (const [, branch] of fresh) branch.registered = false;
+      },
+    );
+  }
+
+  /** Work beside the steps, which may be costly: trouble with the database is waited out here and ends no segment. */
+  async #look(work: () => Promise<void>, undo?: () => void): Promise<void> {
+    await this.#counted(async () => {
+      try {
+        await work();
+      } catch (error) {
+        if (error instanceof CountersignError) throw error;
+        this.deps.log.warn({ ...this.#logRef, error: toStoredError(error) }, 'waits not looked at, will be');
+        await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
+        undo?.();
+      }
+    });
+  }
+
+  #unregistered(): [string, Blocked][] {
+    return [...this.#blocked].filter(([, branch]) => !branch.registered);
+  }
+
+  #resume(ended: readonly JournalEntry[]): void {
+    for (const entry of ended) {
+      this.#journal.set(entry.path, entry);
+      const branch = this.#blocked.get(entry.path);
+      this.#blocked.delete(entry.path);
+      branch?.resume(entry);
+    }
+  }
+
   async #wait(): Promise<void> {
-    const specs = [...this.#blocked.values()].map((branch) => branch.spec);
+    const specs = this.#unregistered().flatMap(([, { spec }]) => (spec ? [spec] : []));
+    const paths = [...this.#blocked.keys()];
+    this.#registered = true;
     this.#inFlight += 1;
+    this.#parking = true;
     try {
-      const result = await this.#deps.database.transaction((tx) => parkRun(tx, this.#attempt, specs));
-      if (result.parked) {
+      const parked = await this.deps.database.transaction((tx) => parkRun(tx, this.attempt, specs, paths));
+      if (parked) {
         this.#end('waiting');
-        this.#deps.onDeadline();
+        if (specs.length > 0) this.deps.onDeadline();
         return;
       }
-      for (const entry of result.resolved) {
-        this.#journal.set(entry.path, entry);
-        const branch = this.#blocked.get(entry.path);
-        this.#blocked.delete(entry.path);
-        branch?.resume(entry);
+      this.#parking = false;
+      for (const path of paths) {
+        const branch = this.#blocked.get(path);
+        if (branch) branch.registered = true;
       }
+      this.#resume(await readOutcomes(this.deps.database, this.attempt, paths));
     } finally {
       this.#inFlight -= 1;
       this.#settle();
     }
   }
 
-  async #handOver(): Promise<void> {
-    await this.#deps.database.transaction((tx) => handOverRun(tx, this.#deps.queue, this.#attempt));
-    this.#end('handed_over');
+  /** Whether open waits may stand in the database: from this attempt, an earlier one, or the start. */
+  get #mayWait(): boolean {
+    return (
+      this.#registered || this.#hasChildren || this.attempt.fence > 1 || this.#workflow.cancelOn !== undefined
+    );
   }
 
-  async #finish(
-    decide: () => { status: 'completed' | 'failed'; output: Json; error: StoredError | null },
-  ): Promise<void> {
+  async #handOver(): Promise<void> {
+    // What a branch has begun to wait for stands, whoever goes on.
+    const specs = this.#unregistered().flatMap(([, { spec }]) => (spec ? [spec] : []));
+    await this.deps.database.transaction(async (tx) => {
+      if (specs.length > 0) await registerWaits(tx, this.attempt, specs);
+      await handOverRun(tx, this.deps.wakes.queue, this.attempt);
+    });
+    this.#end('handed_over');
+    if (specs.length > 0) this.deps.onDeadline();
+  }
+
+  async #finish(end: RunEnd): Promise<void> {
     if (this.#over) return;
+    this.#finishing = true;
     await this.#guard(async () => {
-      let end: ReturnType<typeof decide>;
-      try {
-        end = decide();
-      } catch (error) {
-        end = { status: 'failed', output: null, error: toStoredError(error) };
-      }
-      await this.#deps.database.transaction((tx) => endRun(tx, this.#attempt, end));
-      if (end.error) this.#deps.log.warn({ ...logRef(this.#attempt), error: end.error }, 'run failed');
+      const { attempt } = this;
+      if (attempt.parent === null && !this.#mayWait) await endAlone(this.deps.database, attempt, end);
+      else await this.deps.database.transaction((tx) => endRun(tx, this.deps.wakes, attempt, end));
+      if (end.error) this.deps.log.warn({ ...this.#logRef, error: end.error }, `run ${end.status}`);
       this.#end(end.status);
     });
   }
@@ -255,10 +469,19 @@ export class Segment {
   #park(error: CountersignError): Promise<void> {
     return this.#guard(async () => {
       const stored = toStoredError(error);
-      await this.#deps.database.transaction((tx) =>
-        parkForPerson(tx, this.#attempt, stored, this.#deps.onParked),
+      if (this.attempt.cancelling) {
+        // Nobody can retry what was cancelled; what could not be worked is its last word.
+        this.deps.log.error({ ...this.#logRef, error: stored }, 'onFailure could not be worked');
+        await this.deps.database.transaction((tx) =>
+          endRun(tx, this.deps.wakes, this.attempt, { status: 'cancelled', output: null, error: stored }),
+        );
+        this.#end('cancelled');
+        return;
+      }
+      await this.deps.database.transaction((tx) =>
+        parkForPerson(tx, this.attempt, stored, this.deps.onParked),
       );
-      this.#deps.log.error({ ...logRef(this.#attempt), error: stored }, 'run parked: a person is needed');
+      this.deps.log.error({ ...this.#logRef, error: stored }, 'run parked: a person is needed');
       this.#end('parked');
     });
   }
@@ -287,14 +510,11 @@ export class Segment {
     this.#abort.abort();
     this.#ended.resolve(end);
   }
-}
 
-function logRef(attempt: Attempt): { runId: string; workflow: string; fence: number } {
-  return {
-    runId: attempt.runId,
-    workflow: `${attempt.workflowName}@${attempt.workflowVersion}`,
-    fence: attempt.fence,
-  };
+  get #logRef(): { runId: string; workflow: string; fence: number } {
+    const { runId, workflowName, workflowVersion, fence } = this.attempt;
+    return { runId, workflow: `${workflowName}@${workflowVersion}`, fence };
+  }
 }
 
 function never<T>(): Promise<T> {

@@ -10,11 +10,13 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { CountersignError, toStoredError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
+import { type Attempt, claimRun, handOverRun, type OnParked, parkForPerson } from './attempt.ts';
 import type { Bell } from './bell.ts';
+import type { Wakes } from './cancel.ts';
 import type { Database } from './db.ts';
 import { msUntilNextDeadline, resolveDueWaits } from './events.ts';
-import { decodeWake, type Wake, type WakeQueue } from './queue.ts';
-import { type Attempt, claimRun, handOverRun, type OnParked, parkForPerson, resendLost } from './runs.ts';
+import { decodeWake, type Wake } from './queue.ts';
+import { resendLost } from './runs.ts';
 import { Segment } from './segment.ts';
 import type { Registry } from './workflow.ts';
 
@@ -30,6 +32,8 @@ const MAX_CLAIMS = 5;
 /** Wake-ups that were acted upon are deleted together, outside the claim. */
 const DISCARD_AFTER_MS = 50;
 const DISCARD_BATCH = 200;
+/** Wake-ups heard while every slot was taken, kept by name; what comes beyond is found in the queue. */
+const MAX_HINTS = 1_000;
 /** What an ending process still wants of the database may take this long; an absent one must not keep it from ending. */
 const FAREWELL_MS = 3_000;
 /** setTimeout's limit is about 24.8 days; looking earlier is harmless. */
@@ -39,13 +43,15 @@ export interface WorkerOptions {
   /** Names this process in every claim. */
   readonly workerId: string;
   readonly database: Database;
-  readonly queue: WakeQueue;
+  readonly wakes: Wakes;
   readonly bell: Bell;
   readonly registry: Registry;
   readonly log: Logger;
   /** Segments worked at once. Default `10`: a segment mostly waits for the network. */
   readonly slots?: number;
   readonly onParked?: OnParked;
+  /** See `SegmentDeps`. */
+  readonly suspendAfterEveryStep?: boolean;
 }
 
 export interface Worker {
@@ -79,9 +85,15 @@ class RunningWorker implements Worker {
   #discardTimer: NodeJS.Timeout | undefined;
   #deadlineTimer: NodeJS.Timeout | undefined;
   readonly #intervals: NodeJS.Timeout[] = [];
-  /** A hint came that nobody had a slot for, or a fetch came back full: look at the queue again. */
+  /** Heard while every slot was taken, oldest first. */
+  readonly #hints: Wake[] = [];
+  /** More hints came than are kept, or a fetch came back full: look at the queue again. */
   #again = false;
   #fetching = false;
+  /** Slots kept free for what a fetch under way may bring. */
+  #reserved = 0;
+  /** Words about runs whose claim is under way. */
+  readonly #heard = new Map<string, (segment: Segment) => void>();
   #stopping = false;
   readonly #watched = new Set<Promise<unknown>>();
 
@@ -93,14 +105,16 @@ class RunningWorker implements Worker {
   }
 
   async start(): Promise<void> {
-    const { database, bell } = this.#options;
+    const { bell } = this.#options;
     this.#identity = await processIdentity();
-    await releaseDeadNeighbours(database, this.#identity);
     await this.#heartbeat();
     bell.on('run', (payload) => {
       const wake = decodeWake(payload);
       if (wake) this.#hint(wake);
     });
+    bell.on('nudge', (payload) => this.#steer(payload, (segment) => segment.lookAgain()));
+    bell.on('pause', (payload) => this.#steer(payload, (segment) => segment.drain()));
+    bell.on('cancel', (payload) => this.#steer(payload, (segment) => segment.abandon()));
     bell.onGap(() => this.#fetch());
     this.#every(HEARTBEAT_MS, () => this.#heartbeat());
     this.#every(SWEEP_MS, () => this.#sweep());
@@ -119,13 +133,13 @@ class RunningWorker implements Worker {
     for (const segment of this.#active.values()) if (segment !== 'claiming') segment.drain();
     while (this.#active.size > 0 && Date.now() < deadline) await pause(10);
     // Out of time: give back what still works; its late writes are refused by the fence.
-    const { database, queue } = this.#options;
+    const { database, wakes } = this.#options;
     const working = [...this.#active.values()].filter((segment) => segment !== 'claiming');
     for (const segment of working) segment.abandon();
     await Promise.all(
       working.map(({ attempt }) =>
         this.#farewell('run handed over', () =>
-          database.transaction((tx) => handOverRun(tx, queue, attempt)),
+          database.transaction((tx) => handOverRun(tx, wakes.queue, attempt)),
         ),
       ),
     );
@@ -157,11 +171,37 @@ class RunningWorker implements Worker {
     while (this.#active.size > 0 || this.#fetching || this.#watched.size > 0) await pause(5);
   }
 
+  get #free(): number {
+    return this.#slots - this.#active.size - this.#reserved;
+  }
+
   /** A notification named a run: claim it at once when a slot is free; the queue keeps it otherwise. */
   #hint(wake: Wake): void {
     if (this.#stopping) return;
-    if (this.#active.size >= this.#slots) this.#again = true;
-    else this.#watch(this.#work(wake, 'hinted'));
+    if (this.#free > 0 || this.#active.has(wake.runId)) this.#watch(this.#work(wake, 'hinted'));
+    else if (this.#hints.length < MAX_HINTS) this.#hints.push(wake);
+    else this.#again = true;
+  }
+
+  /** A slot is free: what was heard longest ago is claimed. */
+  #next(): void {
+    while (!this.#stopping && this.#free > 0) {
+      const wake = this.#hints.shift();
+      if (!wake) break;
+      this.#watch(this.#work(wake, 'hinted'));
+    }
+    if (this.#again) this.#fetch();
+  }
+
+  /** A word about a run that may be worked here: `<what> <run id> [<fence>]`. With a fence only attempts before it are meant. */
+  #steer(payload: string, act: (segment: Segment) => void): void {
+    const [, runId = '', fence] = payload.split(' ');
+    const meant = (segment: Segment): boolean =>
+      fence === undefined || segment.attempt.fence <= Number(fence);
+    const held = this.#active.get(runId);
+    if (held instanceof Segment) {
+      if (meant(held)) act(held);
+    } else if (held === 'claiming') this.#heard.set(runId, (segment) => meant(segment) && act(segment));
   }
 
   #fetch(): void {
@@ -177,16 +217,19 @@ class RunningWorker implements Worker {
           do {
             this.#again = false;
             if (this.#stopping) break;
-            const free = this.#slots - this.#active.size;
+            const free = this.#free;
             if (free <= 0) {
               // The run that ends next looks.
               this.#again = true;
               break;
             }
-            const wakes = await this.#options.queue.fetch(free);
+            this.#reserved = free;
+            const wakes = await this.#options.wakes.queue.fetch(free).finally(() => {
+              this.#reserved = 0;
+            });
             if (wakes.length === free) this.#again = true;
             for (const wake of wakes) this.#watch(this.#work(wake, 'fetched'));
-          } while (this.#again && this.#active.size < this.#slots);
+          } while (this.#again && this.#free > 0);
         } finally {
           this.#fetching = false;
         }
@@ -210,30 +253,33 @@ class RunningWorker implements Worker {
       if (claimed !== undefined && claimed !== 'not-carried') await this.#segment(claimed);
     } finally {
       this.#active.delete(wake.runId);
+      this.#heard.delete(wake.runId);
       const rung = this.#rung.get(wake.runId);
       this.#rung.delete(wake.runId);
       if (rung && !this.#stopping) this.#watch(this.#work(rung, 'fetched'));
-      if (this.#again) this.#fetch();
+      this.#next();
     }
   }
 
   async #segment(attempt: Attempt): Promise<void> {
-    const { database, queue, log, registry, onParked } = this.#options;
+    const { database, wakes, log, registry, onParked, suspendAfterEveryStep = false } = this.#options;
     const workflow = registry.find(attempt.workflowName, attempt.workflowVersion);
     if (!workflow)
       throw new CountersignError(
         'WORKFLOW_UNKNOWN',
         `Claimed ${attempt.workflowName}@${attempt.workflowVersion}, which this build lacks`,
       );
-    if (attempt.claimCount > MAX_CLAIMS) {
+    if (attempt.claimCount > MAX_CLAIMS && attempt.cancelling === null) {
       await this.#parkLost(attempt);
       return;
     }
     const segment = new Segment(
       {
         database,
-        queue,
+        wakes,
+        registry,
         log,
+        suspendAfterEveryStep,
         onDeadline: () => this.#armDeadline(),
         ...(onParked === undefined ? {} : { onParked }),
       },
@@ -241,6 +287,7 @@ class RunningWorker implements Worker {
       workflow,
     );
     this.#active.set(attempt.runId, segment);
+    this.#heard.get(attempt.runId)?.(segment);
     if (this.#stopping) segment.drain();
     await segment.run();
   }
@@ -267,9 +314,13 @@ class RunningWorker implements Worker {
   }
 
   async #sweep(): Promise<void> {
-    const { database, queue } = this.#options;
-    await this.#releaseForgotten();
-    await database.transaction((tx) => resendLost(tx, queue, STALE_QUEUED_MS, this.#carried));
+    const { database, wakes } = this.#options;
+    await releaseDeadNeighbours(database, this.#identity);
+    await this.#compareHeld();
+    const busy = this.#again || this.#free <= 0 || this.#hints.length > 0;
+    await database.transaction((tx) =>
+      resendLost(tx, wakes.queue, { staleMs: STALE_QUEUED_MS, carried: this.#carried, busy }),
+    );
     await database.query({
       text: `delete from workers w where lease_until < db_now() - interval '1 hour' and worker_id <> $1
              and not exists (select 1 from runs r where r.worker_id = w.worker_id and r.status = 'running')`,
@@ -279,33 +330,50 @@ class RunningWorker implements Worker {
     this.#fetch();
   }
 
-  /** Runs that carry this worker's name though no segment works them: their segment lost the database. */
-  async #releaseForgotten(): Promise<void> {
-    const { database, queue } = this.#options;
-    const before = new Set(this.#active.keys());
-    const { rows } = await database.query<{ workspace_id: string; run_id: string; fence: number }>({
+  /**
+   * What the database says this worker holds, against what it works. A run without a segment here lost the database and goes back to the
+   * queue; a segment without its run was fenced and stops; one whose ring was lost is told again.
+   */
+  async #compareHeld(): Promise<void> {
+    const { database, wakes } = this.#options;
+    const before = new Map(this.#active);
+    const { rows } = await database.query<{
+      workspace_id: string;
+      run_id: string;
+      fence: number;
+      pausing: boolean;
+    }>({
       name: 'runs_own',
-      text: `select workspace_id, run_id, fence from runs where worker_id = $1 and status = 'running'`,
+      text: `select workspace_id, run_id, fence, pausing from runs where worker_id = $1 and status in ('running', 'cancelling')`,
       values: [this.#id],
     });
+    const held = new Map(rows.map((row) => [row.run_id, row]));
+    for (const [runId, segment] of before) {
+      if (segment === 'claiming' || this.#active.get(runId) !== segment) continue;
+      const row = held.get(runId);
+      if (row?.fence !== segment.attempt.fence) segment.abandon();
+      else if (row.pausing) segment.drain();
+      else segment.lookAgain();
+    }
     for (const row of rows) {
       if (before.has(row.run_id) || this.#active.has(row.run_id)) continue;
       const forgotten = { workspaceId: row.workspace_id, runId: row.run_id, fence: row.fence } as Attempt;
       await database.transaction(async (tx) => {
-        await tx.query({
-          text: `update runs set status = 'queued', queued_at = db_now(), worker_id = null
-                 where workspace_id = $1 and run_id = $2 and fence = $3 and status = 'running'`,
+        const { rowCount } = await tx.query({
+          text: `update runs set status = case when status = 'cancelling' then status else 'queued' end, queued_at = db_now(), worker_id = null,
+                   claim_count = greatest(claim_count - 1, 0)
+                 where workspace_id = $1 and run_id = $2 and fence = $3 and status in ('running', 'cancelling')`,
           values: [forgotten.workspaceId, forgotten.runId, forgotten.fence],
         });
-        await queue.send(tx, [forgotten]);
+        if (rowCount === 1) await wakes.queue.send(tx, [forgotten]);
       });
     }
   }
 
   async #resolveDue(): Promise<void> {
-    const { database, queue } = this.#options;
+    const { database, wakes } = this.#options;
     for (;;) {
-      const { more } = await database.transaction((tx) => resolveDueWaits(tx, queue));
+      const { more } = await database.transaction((tx) => resolveDueWaits(tx, wakes));
       if (!more) break;
     }
     await this.#arm();
@@ -338,7 +406,7 @@ class RunningWorker implements Worker {
 
   async #discard(): Promise<void> {
     const jobIds = this.#discards.splice(0);
-    await this.#options.queue.discard(jobIds);
+    await this.#options.wakes.queue.discard(jobIds);
   }
 
   #every(intervalMs: number, work: () => Promise<void>): void {

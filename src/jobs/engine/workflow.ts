@@ -5,10 +5,10 @@
  * old one until no run is on it.
  */
 import type { z } from 'zod';
-import { CountersignError } from '../../errors.ts';
+import { CountersignError, type StoredError } from '../../errors.ts';
 import type { Step } from '../../types.ts';
 
-export interface Workflow<Input = unknown> {
+export interface Workflow<Input = unknown, Output = unknown> {
   /** kebab-case. */
   readonly name: string;
   /** Whole number from 1. */
@@ -17,14 +17,23 @@ export interface Workflow<Input = unknown> {
   readonly input: z.ZodType<Input>;
   /**
    * Restarts from the top after every wait and crash; awaits nothing but `step`. What it returns must be JSON (undefined becomes null);
-   * what it throws fails the run.
+   * what it throws fails the run. Steps still in flight when it ends are abandoned as in a crash.
    */
-  readonly body: (step: Step, input: Input) => Promise<unknown>;
+  body(step: Step, input: Input): Promise<Output>;
+  /**
+   * Runs once when the run has failed or was cancelled (`error.code` is RUN_CANCELLED), before it ends so: its steps are journaled like any
+   * other, and it may wait. What it throws is logged and changes nothing. Not after a park: that run has not ended.
+   */
+  onFailure?(step: Step, input: Input, error: StoredError): Promise<void>;
+  /**
+   * Events any of which cancels the run, from its start on; one that was emitted earlier cancels it then. Computed from the input alone.
+   */
+  cancelOn?(input: Input): readonly { readonly event: string; readonly key: string }[];
 }
 
 /** Types a workflow's body by its input schema. The engine checks every input against that schema before it calls the body. */
-export function workflow<Input>(definition: Workflow<Input>): Workflow {
-  return definition as Workflow;
+export function workflow<Input, Output>(definition: Workflow<Input, Output>): Workflow<Input, Output> {
+  return definition;
 }
 
 export interface Registry {
@@ -52,4 +61,25 @@ export function createRegistry(workflows: readonly Workflow[]): Registry {
     find: (name, version) => known.get(`${name}@${version}`),
     versions: [...known.values()].map(({ name, version }) => ({ name, version })),
   };
+}
+
+/** A workflow of the registry and an input that fits it, or why not. */
+export interface CheckedStart {
+  readonly workflow: Workflow;
+  readonly cancelOn: readonly { readonly event: string; readonly key: string }[];
+}
+
+/** Throws WORKFLOW_UNKNOWN, or WORKFLOW_INPUT_INVALID naming the field. */
+export function checkStart(registry: Registry, name: string, version: number, input: unknown): CheckedStart {
+  const found = registry.find(name, version);
+  if (!found) throw new CountersignError('WORKFLOW_UNKNOWN', `No workflow ${name}@${version}`);
+  const parsed = found.input.safeParse(input);
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    throw new CountersignError(
+      'WORKFLOW_INPUT_INVALID',
+      `${name}@${version}: ${issue?.path.join('.') || 'input'}: ${issue?.message}`,
+    );
+  }
+  return { workflow: found, cancelOn: found.cancelOn?.(parsed.data) ?? [] };
 }

@@ -12,11 +12,12 @@ import { type WorkOutcome, work } from '../../agents/loop.ts';
 import type { ModelSeam } from '../../agents/model.ts';
 import { CountersignError, toStoredError } from '../../errors.ts';
 import type { Evidence, Json, ProposedAction, Step, TargetView, Tool, WriteTool } from '../../types.ts';
-import { propose } from '../actions.ts';
+import { executingActions, propose } from '../actions.ts';
 import { expire, OUTCOME_EVENT } from '../approvals.ts';
+
 import { redraw } from '../deliveries.ts';
 import { type Workflow, workflow } from '../engine/workflow.ts';
-import { type Executed, type ExecutorDeps, execute, giveUp } from '../executor.ts';
+import { conclude, type Executed, type ExecutorDeps, execute, giveUp } from '../executor.ts';
 import { appendEntry } from '../ledger.ts';
 import { finishTask, readTask, recordTurns, type Task } from '../tasks.ts';
 
@@ -38,14 +39,14 @@ export function handleTask(deps: HandleTaskDeps): Workflow {
     input: z.object({ taskId: z.uuid() }),
     async body(step, { taskId }) {
       const task = await step.run('read-task', () => theTask(deps, step, taskId));
-      try {
-        return await workUntilDone(step, deps, task);
-      } catch (error) {
-        // A defect or a refusal nobody foresaw: the thread hears of it, then the run fails with it.
-        const { code, message } = toStoredError(error);
-        await conclude(step, task, { kind: 'stopped', code, message });
-        throw error;
-      }
+      return workUntilDone(step, deps, task);
+    },
+    // A defect, a refusal nobody foresaw, or a person who cancelled: what was sent is brought to its end, then the thread hears of it.
+    async onFailure(step, { taskId }, { code, message }) {
+      const task = await step.run('read-task', () => theTask(deps, step, taskId));
+      const sent = await step.run('find-sent', () => executingActions(deps.database, step.runRef));
+      for (const actionId of sent) await endSent(step, deps, task, actionId);
+      await lastWord(step, task, { kind: code === 'RUN_CANCELLED' ? 'cancelled' : 'stopped', code, message });
     },
   });
 }
@@ -59,7 +60,7 @@ async function workUntilDone(step: Step, deps: HandleTaskDeps, task: Task): Prom
       fetch: deps.egress.read,
     });
     await step.transact('record-turns', (tx) => recordTurns(tx, task, agentLabel(deps), turnsOf(outcome)));
-    if (outcome.kind !== 'proposed') return conclude(step, task, outcome);
+    if (outcome.kind !== 'proposed') return lastWord(step, task, outcome);
 
     const result = await carryOut(step, deps, task, outcome.action);
     // A person's no is an answer, not an error of the tool.
@@ -133,6 +134,15 @@ async function executeOrGiveUp(
   }
 }
 
+/** An action that was being executed when the run was cancelled: found out how it ended, never sent again. */
+async function endSent(step: Step, deps: HandleTaskDeps, task: Task, actionId: string): Promise<void> {
+  try {
+    await step.run('end-sent', (context) => conclude(context, deps, task, actionId), EXECUTE);
+  } catch {
+    await step.transact('give-up', (tx) => giveUp(tx, deps, task, actionId));
+  }
+}
+
 /** The target as it stands now, and what the reviewer should know of it. A target that is not there is an answer, not a failure. */
 async function look(
   step: Step,
@@ -175,25 +185,33 @@ async function decision(
 
 type LastWord =
   | { readonly kind: 'finished'; readonly summary: string }
-  | { readonly kind: 'stopped'; readonly code: string; readonly message: string };
+  | { readonly kind: 'stopped' | 'cancelled'; readonly code: string; readonly message: string };
+
+const LAST_ENTRY = {
+  finished: 'task.finished',
+  stopped: 'task.failed',
+  cancelled: 'task.cancelled',
+} as const;
 
 /** The task's last word: the agent's summary, or why it stopped. */
-async function conclude(step: Step, task: Task, outcome: LastWord): Promise<Json> {
-  const summary = outcome.kind === 'finished' ? outcome.summary : `Stopped: ${outcome.message}`;
+async function lastWord(step: Step, task: Task, word: LastWord): Promise<Json> {
+  const summary =
+    word.kind === 'finished'
+      ? word.summary
+      : `${word.kind === 'cancelled' ? 'Cancelled' : 'Stopped'}: ${word.message}`;
   await step.transact('conclude', async (tx) => {
     if (!(await finishTask(tx, task, summary))) return;
     await appendEntry(tx, {
       workspaceId: task.workspaceId,
       subjectKind: 'run',
       subjectId: task.runId,
-      kind: outcome.kind === 'finished' ? 'task.finished' : 'task.failed',
-      facts:
-        outcome.kind === 'finished' ? { taskId: task.taskId } : { taskId: task.taskId, code: outcome.code },
+      kind: LAST_ENTRY[word.kind],
+      facts: { taskId: task.taskId, ...(word.kind === 'finished' ? {} : { code: word.code }) },
       words: { summary },
     });
     await redraw(tx, task.workspaceId, task.taskId);
   });
-  return { kind: outcome.kind };
+  return { kind: word.kind };
 }
 
 async function theTask(deps: HandleTaskDeps, step: Step, taskId: string): Promise<Task> {
