@@ -3,6 +3,8 @@
  */
 import { userInfo } from 'node:os';
 import { Command, CommanderError } from 'commander';
+import { actionsCommand } from './commands/actions.ts';
+import { runsCommand } from './commands/runs.ts';
 import { describeConfig, readPolicyFile, readVariables, serveConfig } from './config.ts';
 import { CountersignError } from './errors.ts';
 import { activatePolicy, onlyWorkspace } from './jobs/definitions.ts';
@@ -28,6 +30,8 @@ Examples:
   $ npm start                                    everything local, no account needed
   $ countersign serve                            everything configured; fills nothing by itself
   $ countersign migrate                          brings DATABASE_ADMIN_URL's database to this release
+  $ countersign runs list --status waiting       what waits, for what, until when
+  $ countersign runs cancel 01a1fc6e --reason …  with everything it started
   $ countersign ledger verify --json             recomputes every hash, chain and seal`,
     );
 
@@ -56,6 +60,8 @@ Examples:
       '\nExample:\n  $ COUNTERSIGN_POLICY=policy.json countersign policy apply --reason "second reviewer joined"',
     )
     .action(policyApply);
+  program.addCommand(runsCommand());
+  program.addCommand(actionsCommand());
   program
     .command('ledger')
     .description('Look at the ledger')
