@@ -358,7 +358,7 @@ function describe(run: RunReport): string[] {
     lines.push('', 'Children', ...runTable(run.children.runs, now, '  '));
     if (run.children.more) lines.push(`  Showing the oldest ${run.children.runs.length}; there are more.`);
   }
-  return [...lines, '', ...field('Next', next(run), 4)];
+  return [...lines, '', ...next(run).map((line) => shown(line, WIDTH))];
 }
 
 function heldBy({ workerId, pid, alive }: NonNullable<RunReport['worker']>): string {
@@ -401,36 +401,42 @@ function shownValue(value: StoredText, room: number): string {
   return value.cut || value.text.length > room ? `${size(value.byteCount)} ${value.text}…` : value.text;
 }
 
-/** What becomes of it, or what a person can do. */
-function next(run: RunReport): string {
-  const say = (word: SteerWord) =>
-    `countersign runs ${word} ${run.runId}${word === 'cancel' ? ' --reason "…"' : ''}`;
+/** What becomes of it, then what a person can do: each a line of its own, to be copied. */
+function next(run: RunReport): string[] {
+  const say = (word: SteerWord, runId = run.runId) =>
+    `  countersign runs ${word} ${runId}${word === 'cancel' ? ' --reason "…"' : ''}`;
   switch (run.status) {
     case 'queued': {
       const waitedMs = run.now.getTime() - run.queuedAt.getTime();
-      return waitedMs < TAKEN_WITHIN_MS
-        ? `it is taken up at once · ${say('pause')} · ${say('cancel')}`
-        : `nobody has taken it up for ${span(waitedMs)}: a process that carries ${run.workflowName}@${run.workflowVersion} has to run · ${say('cancel')}`;
+      const what =
+        waitedMs < TAKEN_WITHIN_MS
+          ? 'It is taken up at once.'
+          : `Nobody has taken it up for ${span(waitedMs)}: a process that carries its workflow has to run.`;
+      return [what, say('pause'), say('cancel')];
     }
     case 'running':
-      return `it is at work · ${say(run.pausing ? 'resume' : 'pause')} · ${say('cancel')}`;
+      return ['It is at work.', say(run.pausing ? 'resume' : 'pause'), say('cancel')];
     case 'waiting':
-      return `it goes on by itself · ${say('pause')} · ${say('cancel')}`;
+      return ['It goes on by itself.', say('pause'), say('cancel')];
     case 'paused':
-      return `${say('resume')} lets it go on · ${say('cancel')}`;
+      return ['It goes on when it is resumed.', say('resume'), say('cancel')];
     case 'parked':
-      return `a person is needed: mend what the error names, then ${say('retry')} · or ${say('cancel')}`;
-    case 'failed': {
-      const from = run.failedPath === null ? 'with what finished kept' : `from step ${run.failedPath}`;
-      const parent =
-        run.parentRunId === null ? '' : ` · with its parent: countersign runs retry ${run.parentRunId}`;
-      return `${say('retry')} works it again ${from}${parent}`;
-    }
+      return ['A person is needed: mend what the error names, then retry.', say('retry'), say('cancel')];
+    case 'failed':
+      return [
+        run.failedPath === null
+          ? 'A retry works it again; what finished is kept.'
+          : `A retry works it again from step ${run.failedPath}; what finished is kept.`,
+        say('retry'),
+        ...(run.parentRunId === null
+          ? []
+          : ['Its parent is told only when it is retried itself.', say('retry', run.parentRunId)]),
+      ];
     case 'cancelling':
-      return 'its last steps are at work, then it is cancelled';
+      return ['Its last steps are at work, then it is cancelled.'];
     case 'completed':
     case 'cancelled':
-      return 'nothing: it has ended';
+      return ['It has ended.'];
     default:
       return run.status satisfies never;
   }
@@ -499,6 +505,11 @@ function size(bytes: number): string {
 }
 
 function print(...lines: readonly string[]): void {
+  // Whoever reads may have had enough, as `head` has: that is no error of ours.
+  process.stdout.once('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(0);
+    throw error;
+  });
   process.stdout.write(`${lines.join('\n')}\n`);
 }
 

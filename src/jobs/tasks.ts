@@ -8,6 +8,7 @@ import type { StoredError } from '../errors.ts';
 import type { Person, Queryable, RunRef, RunStatus, TaskView, Thread, Tx, WorkspaceId } from '../types.ts';
 import { redraw } from './deliveries.ts';
 import { appendEntry, storable } from './ledger.ts';
+import { unsettledOf } from './settling.ts';
 
 export interface Task extends RunRef {
   readonly taskId: string;
@@ -196,6 +197,7 @@ const PROGRESS: Readonly<Record<string, string>> = {
   'action.done': 'Done',
   'action.failed': 'The action failed',
   'action.unknown': 'The outcome of the action is unknown',
+  'action.settled': 'A person said how it ended',
   'approval.withdrawn': 'Withdrawn',
   'run.paused': 'Paused by an operator',
   'run.resumed': 'Resumed',
@@ -257,6 +259,7 @@ export async function taskView(
     agentSummary: broken ? null : row.summary,
     agent,
     costUsd: Number(row.cost ?? 0),
+    unsettled: await unsettledOf(db, workspaceId, taskId),
     startedAt: row.created_at.toISOString(),
     finishedAt: row.finished_at?.toISOString() ?? null,
   };

@@ -245,8 +245,9 @@ test('what is being executed is named and left alone, and its true end is record
   expect(await executingActions(story.db, run)).toHaveLength(1);
   expect(await statesOf(run)).toEqual([{ action: 'executing', request: 'approved' }]);
 
-  // Only once the worker has let go of the run does GitHub answer.
   await untilLetGo(run);
+  // The call was not broken off: GitHub still holds its answer for somebody.
+  expect(await held()).toBe(true);
   await story.github('POST', '/_control/release');
   await until('its end to be recorded', async () => (await statesOf(run))[0]?.action === 'done');
   expect(await executingActions(story.db, run)).toEqual([]);

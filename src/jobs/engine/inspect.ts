@@ -162,14 +162,14 @@ const BESIDE = `left join lateral (
     order by deadline_at, path limit 1) w
     on r.status not in ('completed', 'failed', 'cancelled')`;
 
-/** Runs of a workspace, newest first. */
+/** Runs of a workspace, newest first: ids begin with a time, a child's with that of its parent's start. Reads along the primary key. */
 export async function listRuns(db: Queryable, filter: RunFilter): Promise<RunList> {
   const { rows } = await db.query<SummaryRow>({
     text: `select ${SUMMARY} from (
              select ${OF_RUNS} from runs
              where workspace_id = $1 and ($2::text[] is null or status = any ($2)) and ($3::text is null or workflow_name = $3)
-             order by created_at desc, run_id desc limit $4) r
-           ${BESIDE} order by r.created_at desc, r.run_id desc`,
+             order by run_id desc limit $4) r
+           ${BESIDE} order by r.run_id desc`,
     values: [filter.workspaceId, filter.statuses ?? null, filter.workflowName ?? null, filter.limit + 1],
   });
   return toList(rows, filter.limit);
