@@ -375,9 +375,9 @@ table runs with (fillfactor=70)
   UNIQUE INDEX runs_by_key ON public.runs USING btree (workspace_id, run_key) WHERE (run_key IS NOT NULL)
   INDEX runs_by_parent ON public.runs USING btree (workspace_id, parent_run_id, parent_path) WHERE (parent_run_id IS NOT NULL)
   INDEX runs_cancelling ON public.runs USING btree (queued_at) WHERE (status = 'cancelling'::text)
-  INDEX runs_held ON public.runs USING btree (worker_id) WHERE (status = ANY (ARRAY['running'::text, 'cancelling'::text]))
+  INDEX runs_held ON public.runs USING btree (worker_id) WHERE (worker_id IS NOT NULL)
   INDEX runs_queued ON public.runs USING btree (queued_at) WHERE (status = 'queued'::text)
-  TRIGGER runs_transition BEFORE UPDATE OF status ON public.runs FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) AND (NOT run_transition_is_legal(old.status, new.status)))) EXECUTE FUNCTION refuse_transition()
+  TRIGGER runs_transition BEFORE UPDATE OF status ON public.runs FOR EACH ROW WHEN ((old.status IS DISTINCT FROM new.status)) EXECUTE FUNCTION check_run_transition()
   grant insert, select, update to @app_role@
 
 table schedules
@@ -533,6 +533,17 @@ AS $function$
     else false
   end
 $function$
+
+CREATE OR REPLACE FUNCTION public.check_run_transition()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if not run_transition_is_legal(old.status, new.status) then
+    raise exception '% may not go from % to %', tg_table_name, old.status, new.status using errcode = 'CS002';
+  end if;
+  return new;
+end $function$
 
 CREATE OR REPLACE FUNCTION public.claim_is_open(claimed_by uuid, claimed_until timestamp with time zone)
  RETURNS boolean

@@ -8,6 +8,7 @@ import { CountersignError, type StoredError } from '../../errors.ts';
 import type { Json, Queryable, RunRef, RunStatus, Tx } from '../../types.ts';
 import { cancelRuns, type Wakes } from './cancel.ts';
 import { settleChildren } from './children-ended.ts';
+import { sqlState } from './db.ts';
 import { lockKeys, lockRuns } from './locks.ts';
 import type { WakeQueue } from './queue.ts';
 
@@ -185,30 +186,38 @@ export interface StepRow {
  * Throws FENCED when another attempt holds the run, or it no longer runs.
  */
 export async function insertStep(db: Queryable, attempt: Attempt, step: StepRow): Promise<Date> {
-  const { rows } = await db.query<{ finished_at: Date }>({
-    name: 'step_insert',
-    text: `with held as (
-             select 1 from runs where workspace_id = $1 and run_id = $2 and fence = $3 and status in ('running', 'cancelling') for share)
-           insert into steps (workspace_id, run_id, path, kind, input_hash, fence, error, result, started_at)
-           select $1, $2, $4, $5, $6, $3, $7, $8, $9 from held
-           on conflict (workspace_id, run_id, path) do nothing
-           returning finished_at`,
-    values: [
-      attempt.workspaceId,
-      attempt.runId,
-      attempt.fence,
-      step.path,
-      step.kind,
-      step.inputHash,
-      step.error === null ? null : JSON.stringify(step.error),
-      JSON.stringify(step.result),
-      step.startedAt,
-    ],
-  });
-  const written = rows[0]?.finished_at ?? (await writtenEarlier(db, attempt, step.path));
-  if (!written) throw fenced(attempt);
-  return written;
+  try {
+    const { rows } = await db.query<{ finished_at: Date }>({
+      name: 'step_insert',
+      // Without `on conflict`, which costs every step for the one whose answer was lost.
+      text: `with held as (
+               select 1 from runs where workspace_id = $1 and run_id = $2 and fence = $3 and status in ('running', 'cancelling') for share)
+             insert into steps (workspace_id, run_id, path, kind, input_hash, fence, error, result, started_at)
+             select $1, $2, $4, $5, $6, $3, $7, $8, $9 from held
+             returning finished_at`,
+      values: [
+        attempt.workspaceId,
+        attempt.runId,
+        attempt.fence,
+        step.path,
+        step.kind,
+        step.inputHash,
+        step.error === null ? null : JSON.stringify(step.error),
+        JSON.stringify(step.result),
+        step.startedAt,
+      ],
+    });
+    if (rows[0]) return rows[0].finished_at;
+  } catch (error) {
+    const written = sqlState(error) === UNIQUE_VIOLATION && (await writtenEarlier(db, attempt, step.path));
+    if (written) return written;
+    throw error;
+  }
+  throw fenced(attempt);
 }
+
+/** postgresql.org/docs/18/errcodes-appendix.html */
+const UNIQUE_VIOLATION = '23505';
 
 /** A commit whose answer was lost is read back by key: the row is ours only under our fence. */
 async function writtenEarlier(db: Queryable, attempt: Attempt, path: string): Promise<Date | undefined> {

@@ -103,7 +103,7 @@ export class Branch implements Step {
     try {
       result = toJson(await this.#bounded(path, tryNumber, body, options.timeoutMs ?? DEFAULT_TIMEOUT_MS));
     } catch (error) {
-      if (hasCode(error, 'FENCED') || this.#segment.signal.aborted) throw error;
+      if (hasCode(error, 'FENCED') || this.#segment.over) throw error;
       const stored = toStoredError(error);
       if (stored.errorClass === 'retryable' && tryNumber < (options.maxTries ?? DEFAULT_MAX_TRIES)) {
         const afterMs = backoffMs(options.backoffMs ?? DEFAULT_BACKOFF_MS, tryNumber, retryAfterMs(error));

@@ -14,7 +14,7 @@ import type { Database } from './db.ts';
 import { emitEvent, lockEvent } from './events.ts';
 import type { EventAddress } from './locks.ts';
 import { openQueue } from './queue.ts';
-import { insertRun } from './runs.ts';
+import { insertRun, insertRunAlone } from './runs.ts';
 import { startWorker, type Worker } from './worker.ts';
 import { checkStart, createRegistry, type Workflow } from './workflow.ts';
 
@@ -50,6 +50,8 @@ export interface Engine {
    * WORKFLOW_INPUT_INVALID. The same `runKey` again returns the first run.
    */
   start(tx: Tx, options: StartOptions): Promise<RunRef>;
+  /** `start` in a transaction of its own, which for a run without key and cancelling events is one statement. */
+  startAlone(options: StartOptions): Promise<RunRef>;
   /** See `emitEvent`: first write wins, waiters wake with the commit. Not inside `step.transact`: it locks the key first. */
   emit(tx: Tx, address: EventAddress, payload: Json): Promise<boolean>;
   /** See `lockEvent`: before locking rows of one's own, when an emit may follow. */
@@ -93,20 +95,22 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   const queue = await openQueue(options.database, options.log);
   const wakes: Wakes = { queue, ...(options.onCancel === undefined ? {} : { onCancel: options.onCancel }) };
   const bell = await openBell(options.database);
+  const { database } = options;
   const workerId = randomUUIDv7();
   let worker: Worker | undefined;
+  const checked = (start: StartOptions) => {
+    const versions = registry.versions.filter(({ name }) => name === start.workflowName);
+    const workflowVersion = start.workflowVersion ?? Math.max(0, ...versions.map(({ version }) => version));
+    const { cancelOn } = checkStart(registry, start.workflowName, workflowVersion, start.input);
+    return { ...start, workflowVersion, cancelOn };
+  };
   return {
-    async start(tx, start) {
-      const version =
-        start.workflowVersion ??
-        Math.max(
-          0,
-          ...registry.versions
-            .filter((entry) => entry.name === start.workflowName)
-            .map((entry) => entry.version),
-        );
-      const { cancelOn } = checkStart(registry, start.workflowName, version, start.input);
-      return insertRun(tx, wakes, { ...start, workflowVersion: version, cancelOn });
+    start: (tx, options) => insertRun(tx, wakes, checked(options)),
+    async startAlone(options) {
+      const start = checked(options);
+      return start.runKey === undefined && start.cancelOn.length === 0
+        ? insertRunAlone(database, wakes, start)
+        : database.transaction((tx) => insertRun(tx, wakes, start));
     },
     emit: (tx, address, payload) => emitEvent(tx, wakes, address, payload),
     lockEvent,
@@ -115,7 +119,7 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     versions: registry.versions,
     workerId,
     async work() {
-      const { database, log, slots, onParked, suspendAfterEveryStep = false } = options;
+      const { log, slots, onParked, suspendAfterEveryStep = false } = options;
       worker = await startWorker({
         workerId,
         database,

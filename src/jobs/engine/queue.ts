@@ -11,7 +11,7 @@
 import { createHash, randomUUIDv7 } from 'node:crypto';
 import { type Db, PgBoss } from 'pg-boss';
 import type { Logger } from '../../log.ts';
-import type { Queryable, RunRef, Statement, Tx } from '../../types.ts';
+import type { Queryable, RunRef, Statement } from '../../types.ts';
 
 const SCHEMA = 'pgboss';
 const QUEUE = 'run-wakeups';
@@ -30,9 +30,9 @@ export interface Wake extends RunRef {
 export interface WakeQueue {
   /**
    * Adds a wake-up and its notification to the caller's transaction: both come with the commit, or not at all. `along` is a statement whose
-   * rows nobody wants to see, sent in the same round trip: starting a run is the hottest path there is.
+   * rows nobody wants to see, in one statement with the rest: given a pool, all of it commits by itself.
    */
-  send(tx: Tx, runs: readonly RunRef[], along?: Statement): Promise<void>;
+  send(tx: Queryable, runs: readonly RunRef[], along?: Statement): Promise<void>;
   /** Takes up to `count` waiting wake-ups; another process does not get them. */
   fetch(count: number): Promise<Wake[]>;
   /** Deletes wake-ups that were acted upon. Repeatable. */

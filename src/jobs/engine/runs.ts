@@ -5,7 +5,7 @@
  * Invariant: a run and its first wake-up commit together, and two starts under one key are one run.
  */
 import { randomUUIDv7 } from 'node:crypto';
-import type { Json, Person, RunRef, Statement, Tx, WorkspaceId } from '../../types.ts';
+import type { Json, Person, Queryable, RunRef, Statement, Tx, WorkspaceId } from '../../types.ts';
 import { cancelRuns, type Wakes } from './cancel.ts';
 import { type EventAddress, lockKeys } from './locks.ts';
 import type { WakeQueue } from './queue.ts';
@@ -34,6 +34,17 @@ export interface ParentRef extends RunRef {
   readonly path: string;
 }
 
+/** `insertRun` in one statement that commits by itself: for a start that has neither key nor cancelling events. */
+export async function insertRunAlone(
+  db: Queryable,
+  wakes: Wakes,
+  start: Omit<StartRun, 'runKey' | 'cancelOn' | 'child'>,
+): Promise<RunRef> {
+  const run = { workspaceId: start.workspaceId, runId: randomUUIDv7() };
+  await wakes.queue.send(db, [run], insertRoots([{ start, runId: run.runId }]));
+  return run;
+}
+
 /** `insertRuns` for one. */
 export async function insertRun(tx: Tx, wakes: Wakes, start: StartRun): Promise<RunRef> {
   const [run] = await insertRuns(tx, wakes, [start]);
@@ -51,36 +62,7 @@ export async function insertRuns(tx: Tx, wakes: Wakes, starts: readonly StartRun
     tx,
     planned.flatMap(({ start }) => cancelAddresses(start)),
   );
-  const insert: Statement = {
-    name: 'runs_insert',
-    text: `insert into runs (workspace_id, run_id, workflow_name, workflow_version, input, origin, run_key, owner_team_id, owner_user_id,
-             audience, parent_run_id, parent_path, child_key, depth)
-           select n.workspace_id, n.run_id, n.workflow_name, n.workflow_version, n.input, n.origin, n.run_key,
-             coalesce(n.owner_team_id, p.owner_team_id), coalesce(n.owner_user_id, p.owner_user_id), coalesce(n.audience, p.audience),
-             n.parent_run_id, n.parent_path, n.child_key, coalesce(p.depth + 1, 0)
-           from unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::json[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
-             $11::uuid[], $12::text[], $13::text[])
-             as n (workspace_id, run_id, workflow_name, workflow_version, input, origin, run_key, owner_team_id, owner_user_id, audience,
-               parent_run_id, parent_path, child_key)
-           left join runs p on p.workspace_id = n.workspace_id and p.run_id = n.parent_run_id
-           on conflict do nothing
-           returning run_id`,
-    values: [
-      planned.map(({ start }) => start.workspaceId),
-      planned.map(({ runId }) => runId),
-      planned.map(({ start }) => start.workflowName),
-      planned.map(({ start }) => start.workflowVersion),
-      planned.map(({ start }) => JSON.stringify(start.input)),
-      planned.map(({ start }) => start.origin),
-      planned.map(({ start }) => start.runKey ?? null),
-      planned.map(({ start }) => start.owner?.teamId ?? null),
-      planned.map(({ start }) => start.owner?.userId ?? null),
-      planned.map(({ start }) => start.audience ?? null),
-      planned.map(({ start }) => start.child?.parent.runId ?? null),
-      planned.map(({ start }) => start.child?.parent.path ?? null),
-      planned.map(({ start }) => start.child?.key ?? null),
-    ],
-  };
+  const insert = starts.some((start) => start.child) ? insertChildren(planned) : insertRoots(planned);
   const refs = planned.map(({ start, runId }) => ({ workspaceId: start.workspaceId, runId }));
   // Without a key nothing can be there already.
   if (starts.every((start) => start.runKey === undefined)) {
@@ -108,6 +90,65 @@ export async function insertRuns(tx: Tx, wakes: Wakes, starts: readonly StartRun
       runId: inserted.has(runId) ? runId : ((await runUnderKey(tx, start)) ?? runId),
     });
   return runs;
+}
+
+interface Planned {
+  readonly start: StartRun;
+  readonly runId: string;
+}
+
+function insertRoots(planned: readonly Planned[]): Statement {
+  return {
+    name: 'runs_insert',
+    text: `insert into runs (workspace_id, run_id, workflow_name, workflow_version, input, origin, run_key, owner_team_id, owner_user_id,
+             audience)
+           select * from unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::json[], $6::text[], $7::text[], $8::text[], $9::text[],
+             $10::text[])
+           on conflict do nothing
+           returning run_id`,
+    values: [
+      ...commonValues(planned),
+      planned.map(({ start }) => start.runKey ?? null),
+      planned.map(({ start }) => start.owner?.teamId ?? null),
+      planned.map(({ start }) => start.owner?.userId ?? null),
+      planned.map(({ start }) => start.audience ?? null),
+    ],
+  };
+}
+
+/** A statement of its own, because the look at the parent has no place in the hottest one. All have the same parent. */
+function insertChildren(planned: readonly Planned[]): Statement {
+  const parent = planned[0]?.start.child?.parent;
+  return {
+    name: 'children_insert',
+    text: `insert into runs (workspace_id, run_id, workflow_name, workflow_version, input, origin, owner_team_id, owner_user_id,
+             audience, depth, parent_run_id, parent_path, child_key)
+           select n.workspace_id, n.run_id, n.workflow_name, n.workflow_version, n.input, n.origin, p.owner_team_id, p.owner_user_id,
+             p.audience, p.depth + 1, p.run_id, $8, n.child_key
+           from runs p, unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::json[], $6::text[], $7::text[])
+             as n (workspace_id, run_id, workflow_name, workflow_version, input, origin, child_key)
+           where p.workspace_id = $9 and p.run_id = $10
+           on conflict do nothing
+           returning run_id`,
+    values: [
+      ...commonValues(planned),
+      planned.map(({ start }) => start.child?.key ?? null),
+      parent?.path ?? null,
+      parent?.workspaceId ?? null,
+      parent?.runId ?? null,
+    ],
+  };
+}
+
+function commonValues(planned: readonly Planned[]): unknown[] {
+  return [
+    planned.map(({ start }) => start.workspaceId),
+    planned.map(({ runId }) => runId),
+    planned.map(({ start }) => start.workflowName),
+    planned.map(({ start }) => start.workflowVersion),
+    planned.map(({ start }) => JSON.stringify(start.input)),
+    planned.map(({ start }) => start.origin),
+  ];
 }
 
 async function runUnderKey(tx: Tx, start: StartRun): Promise<string | undefined> {

@@ -67,6 +67,9 @@ export interface Scope {
   readonly body: boolean;
 }
 
+/** One for all, because making one is dearer than a step. */
+const SEGMENT_OVER = new DOMException('This attempt of the run is over', 'AbortError');
+
 interface Blocked {
   /** Null for a wait that was registered by whoever blocked the branch. */
   readonly spec: WaitSpec | null;
@@ -99,7 +102,8 @@ export class Segment {
   /** Nothing is left to do but the end. */
   #finishing = false;
   #scope: Scope = { body: true };
-  readonly #abort = new AbortController();
+  /** Made when a body asks for its signal: most never do. */
+  #abort: AbortController | undefined;
   readonly #ended = Promise.withResolvers<SegmentEnd>();
   #over = false;
   /** A park is under way: whether the run is still held is not known. */
@@ -345,8 +349,15 @@ export class Segment {
     });
   }
 
+  /** Fires when the segment is over, however it ended. */
   get signal(): AbortSignal {
+    this.#abort ??= new AbortController();
+    if (this.#over) this.#abort.abort(SEGMENT_OVER);
     return this.#abort.signal;
+  }
+
+  get over(): boolean {
+    return this.#over;
   }
 
   /** Looks, once the body had its say, whether branches are newly blocked, and whether that is all that is left; then parks or hands over. */
@@ -500,14 +511,14 @@ export class Segment {
   #crash(error: unknown): void {
     if (this.#over) return;
     this.#over = true;
-    this.#abort.abort();
+    this.#abort?.abort(SEGMENT_OVER);
     this.#ended.reject(error);
   }
 
   #end(end: SegmentEnd): void {
     if (this.#over) return;
     this.#over = true;
-    this.#abort.abort();
+    this.#abort?.abort(SEGMENT_OVER);
     this.#ended.resolve(end);
   }
 
