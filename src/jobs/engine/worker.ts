@@ -90,6 +90,8 @@ class RunningWorker implements Worker {
   /** More hints came than are kept, or a fetch came back full: look at the queue again. */
   #again = false;
   #fetching = false;
+  /** A sweep wants the queue looked at whatever was heard. */
+  #sweepDue = false;
   /** Slots kept free for what a fetch under way may bring. */
   #reserved = 0;
   /** Words about runs whose claim is under way. */
@@ -183,14 +185,18 @@ class RunningWorker implements Worker {
     else this.#again = true;
   }
 
-  /** A slot is free: what was heard longest ago is claimed. */
+  /**
+   * Slots may be free: what was heard longest ago is claimed. The queue holds the same wake-ups, so it is looked at when no hint is left,
+   * and at each sweep's turn, for what nobody here heard of.
+   */
   #next(): void {
+    if (this.#sweepDue && this.#free > 0) this.#fetch();
     while (!this.#stopping && this.#free > 0) {
       const wake = this.#hints.shift();
       if (!wake) break;
       this.#watch(this.#work(wake, 'hinted'));
     }
-    if (this.#again) this.#fetch();
+    if (this.#again && this.#hints.length === 0) this.#fetch();
   }
 
   /** A word about a run that may be worked here: `<what> <run id> [<fence>]`. With a fence only attempts before it are meant. */
@@ -210,31 +216,40 @@ class RunningWorker implements Worker {
       this.#again = true;
       return;
     }
+    const free = this.#free;
+    if (free <= 0) {
+      // The run that ends next looks.
+      this.#again = true;
+      return;
+    }
+    this.#again = false;
+    this.#sweepDue = false;
     this.#fetching = true;
+    this.#reserved = free;
     this.#watch(
       (async () => {
         try {
-          do {
-            this.#again = false;
-            if (this.#stopping) break;
-            const free = this.#free;
-            if (free <= 0) {
-              // The run that ends next looks.
-              this.#again = true;
-              break;
-            }
-            this.#reserved = free;
-            const wakes = await this.#options.wakes.queue.fetch(free).finally(() => {
-              this.#reserved = 0;
-            });
-            if (wakes.length === free) this.#again = true;
-            for (const wake of wakes) this.#watch(this.#work(wake, 'fetched'));
-          } while (this.#again && this.#free > 0);
+          const wakes = await this.#options.wakes.queue.fetch(free);
+          this.#reserved = 0;
+          if (wakes.length === free) this.#again = true;
+          this.#forget(wakes);
+          for (const wake of wakes) this.#watch(this.#work(wake, 'fetched'));
         } finally {
+          this.#reserved = 0;
           this.#fetching = false;
+          // What was heard meanwhile found the slots reserved.
+          this.#next();
         }
       })(),
     );
+  }
+
+  /** What the queue gave is no hint any more: claiming it twice would be in vain. */
+  #forget(wakes: readonly Wake[]): void {
+    if (this.#hints.length === 0) return;
+    const fetched = new Set(wakes.map((wake) => wake.jobId));
+    const left = this.#hints.filter((hint) => !fetched.has(hint.jobId));
+    this.#hints.splice(0, this.#hints.length, ...left);
   }
 
   async #work(wake: Wake, came: 'hinted' | 'fetched'): Promise<void> {
@@ -327,6 +342,7 @@ class RunningWorker implements Worker {
       values: [this.#id],
     });
     await this.#resolveDue();
+    this.#sweepDue = true;
     this.#fetch();
   }
 
