@@ -1,9 +1,9 @@
 /**
  * The verbs of the command line. Loaded after the Node.js version was checked.
  */
-import { userInfo } from 'node:os';
 import { Command, CommanderError } from 'commander';
 import { actionsCommand } from './commands/actions.ts';
+import { operator } from './commands/operator.ts';
 import { runsCommand } from './commands/runs.ts';
 import { describeConfig, readPolicyFile, readVariables, serveConfig } from './config.ts';
 import { CountersignError } from './errors.ts';
@@ -143,7 +143,7 @@ async function policyApply(options: { reason: string }): Promise<void> {
         'CONFIG_INVALID',
         'This database has no workspace yet; start the product once, it applies the first policy',
       );
-    const by = `cli/${userInfo().username}`;
+    const by = `cli/${operator()}`;
     const changed = await database.transaction((tx) =>
       activatePolicy(tx, workspaceId, { version, content }, by, options.reason),
     );

@@ -3,18 +3,16 @@
  *
  * Invariant: an operator is recorded by the name of their account on this machine, as `cli/<name>`, with the reason they gave.
  */
-import { userInfo } from 'node:os';
 import { Command, Option } from 'commander';
 import { oneLine, visible } from '../bot/text.ts';
-import { readVariables } from '../config.ts';
 import { CountersignError } from '../errors.ts';
 import { actionIdsLike, type ListedAction, listActions } from '../jobs/actions.ts';
-import { onlyWorkspace, policyInForce } from '../jobs/definitions.ts';
-import { connectDatabase, type Database, probeDatabase } from '../jobs/engine/db.ts';
+import { policyInForce } from '../jobs/definitions.ts';
+import type { Database } from '../jobs/engine/db.ts';
 import { MAX_REASON_LENGTH, settleUnknown } from '../jobs/settling.ts';
-import { createLogger } from '../log.ts';
 import { firstPolicy, parsePolicyPeople } from '../policies/first-policy.ts';
 import { ACTION_STATUSES, type ActionStatus, type NoteReason, type WorkspaceId } from '../types.ts';
+import { operator, withDatabase } from './operator.ts';
 
 /** A screen or two; the rest is in the database. */
 const LISTED = 200;
@@ -56,7 +54,7 @@ export function actionsCommand(): Command {
 }
 
 async function list(options: { status?: ActionStatus; json?: boolean }): Promise<void> {
-  await withDatabase(async (database, workspaceId) => {
+  await withDatabase('actions', async (database, workspaceId) => {
     const status = options.status ?? null;
     const found = await listActions(database, workspaceId, { status, limit: LISTED });
     process.stdout.write(options.json ? `${JSON.stringify(found)}\n` : table(found, status));
@@ -111,10 +109,10 @@ async function settle(idOrPrefix: string, options: SettleOptions): Promise<void>
       'CONFIG_INVALID',
       `--reason is ${reason.length} characters long; at most ${MAX_REASON_LENGTH} fit on the card`,
     );
-  await withDatabase(async (database, workspaceId) => {
+  await withDatabase('actions', async (database, workspaceId) => {
     const actionId = await resolve(database, workspaceId, idOrPrefix);
     const policyOf = policyInForce((content) => firstPolicy(parsePolicyPeople(content)));
-    const by = { via: 'cli', user: userInfo().username } as const;
+    const by = { via: 'cli', user: operator() } as const;
     const answer = await database.transaction((tx) =>
       settleUnknown(tx, { policyOf }, { workspaceId, actionId, by, happened, reason }),
     );
@@ -157,29 +155,5 @@ function refusal(actionId: string, note: NoteReason): string {
       return `The outcome of action ${actionId} is not unknown; nothing was changed`;
     default:
       return `Action ${actionId} cannot be settled (${note.kind}); nothing was changed`;
-  }
-}
-
-async function withDatabase(
-  work: (database: Database, workspaceId: WorkspaceId) => Promise<void>,
-): Promise<void> {
-  const { DATABASE_URL } = readVariables();
-  if (DATABASE_URL === undefined) throw new CountersignError('CONFIG_INVALID', 'actions needs DATABASE_URL');
-  await probeDatabase(DATABASE_URL);
-  const database = connectDatabase({
-    url: DATABASE_URL,
-    log: createLogger({ level: 'silent' }),
-    maxConnections: 1,
-  });
-  try {
-    const workspaceId = await onlyWorkspace(database);
-    if (workspaceId === null)
-      throw new CountersignError(
-        'CONFIG_INVALID',
-        'This database has no workspace yet; start the product once',
-      );
-    await work(database, workspaceId);
-  } finally {
-    await database.close();
   }
 }

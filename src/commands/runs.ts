@@ -5,14 +5,11 @@
  * Invariants. An operator is recorded by the name of their account on this machine, as `cli/<name>`. Text from outside stands on one
  * line, masked, with its control characters visible; no line for people is wider than `WIDTH`, and what was cut says so.
  */
-import { userInfo } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { oneLine, visible } from '../bot/text.ts';
-import { readVariables } from '../config.ts';
 import { CountersignError, type StoredError } from '../errors.ts';
 import { withdrawForCancel } from '../jobs/cancelling.ts';
-import { onlyWorkspace } from '../jobs/definitions.ts';
-import { connectDatabase, type Database, probeDatabase } from '../jobs/engine/db.ts';
+import type { Database } from '../jobs/engine/db.ts';
 import { controlOver } from '../jobs/engine/engine.ts';
 import {
   findRuns,
@@ -24,11 +21,11 @@ import {
   type StoredText,
   type TraceEntry,
 } from '../jobs/engine/inspect.ts';
-import { assertMigrated } from '../jobs/engine/migrate.ts';
 import { openQueue } from '../jobs/engine/queue.ts';
 import { type SteeredByPerson, type SteerWord, steer } from '../jobs/steering.ts';
 import { createLogger } from '../log.ts';
 import { RUN_STATUSES, type RunStatus, type WorkspaceId } from '../types.ts';
+import { operator, withDatabase } from './operator.ts';
 
 /** Most terminals that people read logs in are at least this wide. */
 const WIDTH = 120;
@@ -109,7 +106,7 @@ interface ListOptions {
 }
 
 async function list(options: ListOptions): Promise<void> {
-  await withDatabase(async (database, workspaceId) => {
+  await withDatabase('runs', async (database, workspaceId) => {
     const { status, workflow, limit } = options;
     const { runs, more, now } = await listRuns(database, {
       workspaceId,
@@ -129,7 +126,7 @@ async function list(options: ListOptions): Promise<void> {
 }
 
 async function show(idOrPrefix: string, options: { all?: boolean; json?: boolean }): Promise<void> {
-  await withDatabase(async (database, workspaceId) => {
+  await withDatabase('runs', async (database, workspaceId) => {
     const runId = await resolve(database, workspaceId, idOrPrefix);
     const bounds = options.all || options.json ? TRACE_WHOLE : TRACE_SHOWN;
     const report = await readRun(database, workspaceId, runId, bounds);
@@ -161,7 +158,7 @@ async function steerRun(idOrPrefix: string, word: SteerWord, options: SteerOptio
       'CONFIG_INVALID',
       `--reason is ${reason.length} characters long; at most ${MAX_REASON_LENGTH} are kept`,
     );
-  await withDatabase(async (database, workspaceId) => {
+  await withDatabase('runs', async (database, workspaceId) => {
     const runId = await resolve(database, workspaceId, idOrPrefix);
     const queue = await openQueue(database, createLogger({ level: 'silent' }), { upkeep: false });
     try {
@@ -180,15 +177,6 @@ async function steerRun(idOrPrefix: string, word: SteerWord, options: SteerOptio
       await queue.close();
     }
   });
-}
-
-/** The account's name; its number where it has none, as in some containers. */
-function operator(): string {
-  try {
-    return userInfo().username;
-  } catch {
-    return `uid-${process.getuid?.() ?? 'unknown'}`;
-  }
 }
 
 function done(runId: string, word: SteerWord, { status, retriedFrom }: SteeredByPerson): string {
@@ -511,31 +499,4 @@ function print(...lines: readonly string[]): void {
     throw error;
   });
   process.stdout.write(`${lines.join('\n')}\n`);
-}
-
-async function withDatabase(
-  work: (database: Database, workspaceId: WorkspaceId) => Promise<void>,
-): Promise<void> {
-  const { DATABASE_URL } = readVariables();
-  if (DATABASE_URL === undefined) throw new CountersignError('CONFIG_INVALID', 'runs needs DATABASE_URL');
-  await probeDatabase(DATABASE_URL);
-  await assertMigrated(DATABASE_URL);
-  const database = connectDatabase({
-    url: DATABASE_URL,
-    log: createLogger({ level: 'silent' }),
-    // One for the transaction, one for what the queue asks beside it.
-    maxConnections: 2,
-    name: 'countersign-cli',
-  });
-  try {
-    const workspaceId = await onlyWorkspace(database);
-    if (workspaceId === null)
-      throw new CountersignError(
-        'CONFIG_INVALID',
-        'This database has no workspace yet; start the product once',
-      );
-    await work(database, workspaceId);
-  } finally {
-    await database.close();
-  }
 }
