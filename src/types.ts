@@ -60,6 +60,8 @@ export interface Queryable {
 export interface Tx extends Queryable {
   /** Runs after the commit, never after a rollback. For wake-ups inside this process; must not throw. */
   afterCommit(callback: () => void): void;
+  /** Runs when it did not commit, or nobody knows whether it did. For what was kept inside this process; must not throw. */
+  afterRollback(callback: () => void): void;
 }
 
 // ---------------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ function keptOpen(name: string): { database: () => Database; open: Promise<void>
           let here = false;
           const watching: Tx = {
             afterCommit: (callback) => tx.afterCommit(callback),
+            afterRollback: (callback) => tx.afterRollback(callback),
             query: (statement) => {
               here ||= statement.name === name;
               return tx.query(statement);

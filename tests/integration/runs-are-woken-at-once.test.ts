@@ -18,12 +18,16 @@ const AT_ONCE_MS = 3_000;
 
 test('an event that comes between the park and the worker letting go wakes the run', async () => {
   const answered = Promise.withResolvers<void>();
+  let held = false;
   const database: Database = {
     ...base.db,
     async transaction(body) {
       const value = await base.db.transaction(body);
-      // The park is committed; its answer is still on its way.
-      if (value !== null && typeof value === 'object' && 'parked' in value) await answered.promise;
+      // The park is committed; its answer is still on its way. No other transaction of this engine says yes.
+      if (value === true) {
+        held = true;
+        await answered.promise;
+      }
       return value;
     },
   };
@@ -43,6 +47,7 @@ test('an event that comes between the park and the worker letting go wakes the r
   // Notified after the wake-up, so the worker has met that one too.
   await ring(base.db, 'probe');
   await heard.promise;
+  expect(held).toBe(true);
   answered.resolve();
 
   await ended(run, 'completed', AT_ONCE_MS);

@@ -20,7 +20,11 @@ import type { ApprovalView, DeliveryTarget, Tx } from '../../src/types.ts';
 import { ENGINEERING, MENTION, People, REQUESTER, REVIEWER_A } from '../support/people.ts';
 import { approvalView } from '../unit/bot-views.ts';
 
-const TX = { query: async () => ({ rows: [], rowCount: 0 }), afterCommit: () => {} } as Tx;
+const TX = {
+  query: async () => ({ rows: [], rowCount: 0 }),
+  afterCommit: () => {},
+  afterRollback: () => {},
+} as Tx;
 
 let stateDir: string;
 let world: World;

@@ -14,7 +14,11 @@ import { createLogger } from '../../src/log.ts';
 import type { ApprovalView, JsonObject, Tx, UnsettledAction } from '../../src/types.ts';
 import { approvalView, UNSETTLED } from './bot-views.ts';
 
-const TX = { query: async () => ({ rows: [], rowCount: 0 }), afterCommit: () => {} } as Tx;
+const TX = {
+  query: async () => ({ rows: [], rowCount: 0 }),
+  afterCommit: () => {},
+  afterRollback: () => {},
+} as Tx;
 const VIEW = approvalView();
 const LONG_BODY = 'one line of a change\n'.repeat(200);
 

@@ -4,22 +4,16 @@
  * Invariant: the children of a step are the same on every replay, because their ids follow from the parent and the place. A retried step
  * finds the ones of its earlier try; only where one was cancelled does a new one take its place.
  */
-import type { Json, RunStatus, Tx } from '../../types.ts';
+import type { RunStatus, Tx } from '../../types.ts';
 import { type Attempt, holdForUpdate, type JournalEntry, readOutcomes } from './attempt.ts';
 import type { Wakes } from './cancel.ts';
 import { settleChildren } from './children-ended.ts';
 import { derivedId } from './derived-id.ts';
 import { type EventAddress, lockKeys } from './locks.ts';
-import { insertRuns } from './runs.ts';
+import { insertChildren, type StartChild } from './runs.ts';
 
 /** One child, checked against its workflow's schema. */
-export interface PlannedChild {
-  readonly key: string;
-  readonly workflowName: string;
-  readonly workflowVersion: number;
-  readonly input: Json;
-  readonly cancelOn: readonly { readonly event: string; readonly key: string }[];
-}
+export type PlannedChild = Omit<StartChild, 'runId'>;
 
 export interface ChildrenStart {
   /** Of the wait; differs from `childrenPath` when the step is retried. */
@@ -77,22 +71,11 @@ export async function startChildren(
     ],
   });
   if (missing.length > 0)
-    await insertRuns(
+    await insertChildren(
       tx,
       wakes,
-      missing.map(({ key, workflowName, workflowVersion, input, cancelOn }) => ({
-        workspaceId,
-        workflowName,
-        workflowVersion,
-        input,
-        origin: 'run',
-        cancelOn,
-        child: {
-          runId: derivedId(attempt, `${start.path}/child/${key}`),
-          parent: { workspaceId, runId: attempt.runId, depth: attempt.depth, path: start.childrenPath },
-          key,
-        },
-      })),
+      { workspaceId, runId: attempt.runId, path: start.childrenPath },
+      missing.map((child) => ({ ...child, runId: derivedId(attempt, `${start.path}/child/${child.key}`) })),
     );
   // On a first start nothing can have ended: the children commit with this transaction.
   if (earlier.length === 0) return undefined;

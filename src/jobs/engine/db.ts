@@ -3,7 +3,7 @@
  *
  * Hides pooling, connection errors, retry of whole transactions and result checking.
  * Invariants: a transaction either committed or threw (a COMMIT that Postgres answered with ROLLBACK throws); a
- * callback given to `afterCommit` never runs unless it did.
+ * callback given to `afterCommit` never runs unless it did, one given to `afterRollback` always runs when it threw.
  */
 import pg from 'pg';
 import { CountersignError } from '../../errors.ts';
@@ -125,7 +125,8 @@ export function connectDatabase(options: DatabaseOptions): Database {
 
 async function once<T>(pool: pg.Pool, body: (tx: Tx) => Promise<T>): Promise<T> {
   const client = await pool.connect();
-  const callbacks: (() => void)[] = [];
+  const committed: (() => void)[] = [];
+  const rolledBack: (() => void)[] = [];
   let broken: Error | undefined;
   const onError = (error: Error) => {
     broken = error;
@@ -135,14 +136,16 @@ async function once<T>(pool: pg.Pool, body: (tx: Tx) => Promise<T>): Promise<T> 
     await client.query('begin');
     const result = await body({
       query: (statement) => send(client, statement),
-      afterCommit: (callback) => callbacks.push(callback),
+      afterCommit: (callback) => committed.push(callback),
+      afterRollback: (callback) => rolledBack.push(callback),
     });
     const commit = await client.query('commit');
     // After an error inside the transaction Postgres answers COMMIT with ROLLBACK and no error.
     if (commit.command !== 'COMMIT') throw new Error('the transaction was rolled back by the database');
-    for (const callback of callbacks) callback();
+    for (const callback of committed) callback();
     return result;
   } catch (error) {
+    for (const callback of rolledBack) callback();
     await client.query('rollback').catch((rollbackError: unknown) => {
       broken = rollbackError instanceof Error ? rollbackError : new Error(String(rollbackError));
     });
@@ -151,6 +154,12 @@ async function once<T>(pool: pg.Pool, body: (tx: Tx) => Promise<T>): Promise<T> 
     client.off('error', onError);
     client.release(broken ?? false);
   }
+}
+
+/** Calls `committed` once what was sent to `target` stands: after the transaction's commit; at once on a pool, where each statement is one. */
+export function whenCommitted(target: Queryable | Tx, committed: () => void): void {
+  if ('afterCommit' in target) target.afterCommit(committed);
+  else committed();
 }
 
 async function send<Row extends object>(

@@ -105,12 +105,12 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     return { ...start, workflowVersion, cancelOn };
   };
   return {
-    start: (tx, options) => insertRun(tx, wakes, checked(options)),
+    start: (tx, options) => insertRun(tx, wakes, checked(options), worker),
     async startAlone(options) {
       const start = checked(options);
       return start.runKey === undefined && start.cancelOn.length === 0
-        ? insertRunAlone(database, wakes, start)
-        : database.transaction((tx) => insertRun(tx, wakes, start));
+        ? insertRunAlone(database, wakes, start, worker)
+        : database.transaction((tx) => insertRun(tx, wakes, start, worker));
     },
     emit: (tx, address, payload) => emitEvent(tx, wakes, address, payload),
     lockEvent,

@@ -2,8 +2,9 @@
  * The wake-up queue: the only file that knows pg-boss.
  *
  * A job is a wake-up `{workspaceId, runId}`, never the truth: it may come twice, late or not at all, and the sweeper sends
- * again what was lost. Each send notifies workers by name of run and job, so that a worker with a free slot claims at
- * once; `fetch` is the net and the backlog path.
+ * again what was lost. Each send tells workers the name of run and job, so that one with a free slot claims at once: this process's own
+ * worker after the commit, without the database; where there is none, all of them by a notification. `fetch` is the net and the
+ * backlog path.
  *
  * Measured traps this file keeps away (pg-boss 12.38): `work()` polls; one job id per run loses wake-ups, so each send has a fresh id;
  * policies per key lose wake-ups, so the queue is `standard`; a never-analysed job table gets bad plans, so jobs are deleted in batches.
@@ -12,11 +13,14 @@ import { createHash, randomUUIDv7 } from 'node:crypto';
 import { type Db, PgBoss } from 'pg-boss';
 import type { Logger } from '../../log.ts';
 import type { Queryable, RunRef, Statement } from '../../types.ts';
+import { whenCommitted } from './db.ts';
 
 const SCHEMA = 'pgboss';
 const QUEUE = 'run-wakeups';
 /** A fetched wake-up that nobody deleted: its process died. The sweeper has long since sent another. */
 const EXPIRE_SECONDS = 60;
+/** A completed wake-up is of no use; most are deleted at once. */
+const DELETE_AFTER_SECONDS = 3_600;
 /** Statement texts of pg-boss that are prepared by name; it builds a handful, bounded here against surprises. */
 const MAX_PREPARED = 64;
 
@@ -29,10 +33,15 @@ export interface Wake extends RunRef {
 
 export interface WakeQueue {
   /**
-   * Adds a wake-up and its notification to the caller's transaction: both come with the commit, or not at all. `along` is a statement whose
-   * rows nobody wants to see, in one statement with the rest: given a pool, all of it commits by itself.
+   * Adds wake-ups to the caller's transaction: they come with the commit, or not at all. `along` is a statement whose rows nobody wants to
+   * see, in one statement with the rest: given a pool, all of it commits by itself.
    */
   send(tx: Queryable, runs: readonly RunRef[], along?: Statement): Promise<void>;
+  /**
+   * From now on what is sent here is given to `take` after its commit, and nobody else is notified: `take` tells the others of what it will
+   * not work at once. Undefined ends that.
+   */
+  takeHere(take: ((wake: Wake) => void) | undefined): void;
   /** Takes up to `count` waiting wake-ups; another process does not get them. */
   fetch(count: number): Promise<Wake[]>;
   /** Deletes wake-ups that were acted upon. Repeatable. */
@@ -66,15 +75,22 @@ export async function openQueue(
   boss.on('error', (error) => log.warn({ err: error.message }, 'queue maintenance failed'));
   await boss.start();
 
+  let take: ((wake: Wake) => void) | undefined;
   return {
     async send(tx, runs, along) {
       if (runs.length === 0) return;
-      const jobs = runs.map((run) => ({
-        id: randomUUIDv7(),
-        data: { workspaceId: run.workspaceId, runId: run.runId },
-      }));
-      const payloads = jobs.map((job) => encodeWake({ ...job.data, jobId: job.id }));
-      await boss.insert(QUEUE, jobs, { db: insertAndRing(tx, payloads, along) });
+      const sent = runs.map(({ workspaceId, runId }) => ({ workspaceId, runId, jobId: randomUUIDv7() }));
+      // Notifications make commits wait for one another: who works by itself needs none.
+      const taker = take;
+      await tx.query(insertJobs(sent, taker === undefined, along));
+      if (!taker) return;
+      whenCommitted(tx, () => {
+        for (const wake of sent) taker(wake);
+      });
+    },
+
+    takeHere(taker) {
+      take = taker;
     },
 
     async fetch(count) {
@@ -127,7 +143,7 @@ export async function installQueue(
       policy: 'standard',
       retryLimit: 0,
       expireInSeconds: EXPIRE_SECONDS,
-      deleteAfterSeconds: 3_600,
+      deleteAfterSeconds: DELETE_AFTER_SECONDS,
       notify: false,
     });
   } finally {
@@ -156,24 +172,35 @@ function adapt(target: Queryable): Db {
 }
 
 /**
- * pg-boss's one insert, the notifications and `along` as one statement: each insert is a part of a `with`, which runs whole whether or not
- * its rows are read. Parameters of `along` come last, renumbered.
+ * The jobs of some wake-ups, their notifications and `along` as one statement: each insert is a part of a `with`, which runs whole whether
+ * or not its rows are read. Parameters of `along` come last, renumbered.
+ *
+ * The insert is ours: pg-boss documents its job table for that (docs/sql/job-table.md), and its own, made for every option of every
+ * queue, took a third of what starting a run costs.
  */
-function insertAndRing(tx: Queryable, payloads: readonly string[], along: Statement | undefined): Db {
+function insertJobs(sent: readonly Wake[], notify: boolean, along: Statement | undefined): Statement {
+  const jobs = `insert into ${SCHEMA}.job (id, name, data, retry_limit, expire_seconds, deletion_seconds)
+    select job_id, '${QUEUE}', jsonb_build_object('workspaceId', workspace_id, 'runId', run_id), 0, ${EXPIRE_SECONDS}, ${DELETE_AFTER_SECONDS}
+    from unnest($1::uuid[], $2::text[], $3::uuid[]) as sent (job_id, workspace_id, run_id)`;
+  const values: unknown[] = [
+    sent.map((wake) => wake.jobId),
+    sent.map((wake) => wake.workspaceId),
+    sent.map((wake) => wake.runId),
+  ];
+  if (notify) values.push(sent.map(encodeWake));
+  const parts = [`jobs as (${jobs})`];
+  if (along) {
+    const taken = values.length;
+    parts.push(`along as (${along.text.replaceAll(/\$(\d+)/g, (_, place) => `$${taken + Number(place)}`)})`);
+    values.push(...(along.values ?? []));
+  }
+  const rest = notify
+    ? `select pg_notify('${WAKE_CHANNEL}', payload) from unnest($4::text[]) as payload`
+    : 'select';
   return {
-    async executeSql(insertJobs: string, values: unknown[] = []) {
-      const ring = values.length + 1;
-      const alongText = along?.text.replaceAll(/\$(\d+)/g, (_, place: string) => `$${ring + Number(place)}`);
-      const text = `with ${alongText === undefined ? '' : `along as (${alongText}), `}jobs as (${insertJobs})
-        select pg_notify('${WAKE_CHANNEL}', payload) from unnest($${ring}::text[]) as payload`;
-      const name = preparedName(text);
-      await tx.query({
-        text,
-        values: [...values, payloads, ...(along?.values ?? [])],
-        ...(name === undefined ? {} : { name }),
-      });
-      return { rows: [] };
-    },
+    name: `wakes_send${notify ? '_notify' : ''}${along ? `_${along.name}` : ''}`,
+    text: `with ${parts.join(', ')} ${rest}`,
+    values,
   };
 }
 

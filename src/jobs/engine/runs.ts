@@ -2,12 +2,15 @@
  * Runs from outside an attempt: starting them, and finding those whose wake-up was lost. What an attempt writes is in attempt.ts, what ends
  * waits in events.ts, what people do to runs in control.ts.
  *
- * Invariant: a run and its first wake-up commit together, and two starts under one key are one run.
+ * Invariant: a run commits together with what makes it work, its first wake-up or the claim of the worker that started it; two starts
+ * under one key are one run.
  */
 import { randomUUIDv7 } from 'node:crypto';
 import type { Json, Person, Queryable, RunRef, Statement, Tx, WorkspaceId } from '../../types.ts';
+import type { Attempt } from './attempt.ts';
 import { cancelRuns, type Wakes } from './cancel.ts';
-import { type EventAddress, lockKeys } from './locks.ts';
+import { whenCommitted } from './db.ts';
+import { lockKeys } from './locks.ts';
 import type { WakeQueue } from './queue.ts';
 
 export interface StartRun {
@@ -23,148 +26,196 @@ export interface StartRun {
   readonly owner?: Person;
   readonly audience?: string;
   /** Any of these events cancels the run. */
-  readonly cancelOn?: readonly { readonly event: string; readonly key: string }[];
-  /** Set for a child: its id follows from the parent, and owner and audience are the parent's. */
-  readonly child?: { readonly runId: string; readonly parent: ParentRef; readonly key: string };
+  readonly cancelOn?: CancelOn;
 }
 
-/** Where a child run hangs: its parent, the parent's depth, and the step that started it. */
+type CancelOn = readonly { readonly event: string; readonly key: string }[];
+
+/** A child: its id follows from the parent, and owner and audience are the parent's. */
+export interface StartChild
+  extends Required<Pick<StartRun, 'workflowName' | 'workflowVersion' | 'input' | 'cancelOn'>> {
+  readonly runId: string;
+  readonly key: string;
+}
+
+/** Where child runs hang: their parent, and the step that started them. */
 export interface ParentRef extends RunRef {
-  readonly depth: number;
   readonly path: string;
+}
+
+/** This process's own worker, as a start sees it. */
+export interface Here {
+  /** Keeps a slot for a run that is about to be inserted as held by this worker; undefined when none is free. */
+  reserve(runId: string): Reserved | undefined;
+}
+
+/** A slot kept for one run, until one of the two is called; `release` may come twice. */
+export interface Reserved {
+  readonly workerId: string;
+  /** The run stands, held: work it. */
+  begin(attempt: Attempt): void;
+  /** The run does not stand, or nobody knows: then the worker finds it at its next sweep. */
+  release(): void;
+}
+
+/**
+ * Inserts a run in the caller's transaction: as held by this process's worker when it has a slot, which then begins it after the commit; else
+ * as queued, with its first wake-up. A second start under one key changes nothing and returns the first run. A run whose cancelling event
+ * was emitted earlier begins as cancelling. With `cancelOn`, call before locking runs: event keys come first.
+ */
+export async function insertRun(
+  tx: Tx,
+  wakes: Wakes,
+  start: StartRun,
+  here: Here | undefined,
+): Promise<RunRef> {
+  const run = { workspaceId: start.workspaceId, runId: randomUUIDv7() };
+  const cancelOn = start.cancelOn ?? [];
+  await lockKeys(
+    tx,
+    cancelOn.map(({ event, key }) => ({ workspaceId: run.workspaceId, name: event, key })),
+  );
+  // What may be cancelled already must not have begun.
+  const slot = cancelOn.length === 0 ? here?.reserve(run.runId) : undefined;
+  if (slot) {
+    tx.afterRollback(() => slot.release());
+    return (await insertHeld(tx, start, run, slot)) ? run : underItsKey(tx, start);
+  }
+  const insert = insertRoot(start, run.runId);
+  if (start.runKey === undefined) await wakes.queue.send(tx, [run], insert);
+  else {
+    const { rowCount } = await tx.query(insert);
+    if (rowCount === 0) return underItsKey(tx, start);
+    await wakes.queue.send(tx, [run]);
+  }
+  await awaitCancelling(tx, wakes, run, cancelOn, '');
+  return run;
 }
 
 /** `insertRun` in one statement that commits by itself: for a start that has neither key nor cancelling events. */
 export async function insertRunAlone(
   db: Queryable,
   wakes: Wakes,
-  start: Omit<StartRun, 'runKey' | 'cancelOn' | 'child'>,
+  start: Omit<StartRun, 'runKey' | 'cancelOn'>,
+  here: Here | undefined,
 ): Promise<RunRef> {
   const run = { workspaceId: start.workspaceId, runId: randomUUIDv7() };
-  await wakes.queue.send(db, [run], insertRoots([{ start, runId: run.runId }]));
-  return run;
-}
-
-/** `insertRuns` for one. */
-export async function insertRun(tx: Tx, wakes: Wakes, start: StartRun): Promise<RunRef> {
-  const [run] = await insertRuns(tx, wakes, [start]);
-  if (!run) throw new Error('one start gives one run');
-  return run;
-}
-
-/**
- * Inserts runs and their first wake-ups in the caller's transaction. A second start under one key changes nothing and returns the first
- * run. A run whose cancelling event was emitted earlier begins as cancelling. With `cancelOn`, call before locking runs: event keys come first.
- */
-export async function insertRuns(tx: Tx, wakes: Wakes, starts: readonly StartRun[]): Promise<RunRef[]> {
-  const planned = starts.map((start) => ({ start, runId: start.child?.runId ?? randomUUIDv7() }));
-  await lockKeys(
-    tx,
-    planned.flatMap(({ start }) => cancelAddresses(start)),
-  );
-  const insert = starts.some((start) => start.child) ? insertChildren(planned) : insertRoots(planned);
-  const refs = planned.map(({ start, runId }) => ({ workspaceId: start.workspaceId, runId }));
-  // Without a key nothing can be there already.
-  if (starts.every((start) => start.runKey === undefined)) {
-    await wakes.queue.send(tx, refs, insert);
-    for (const [place, start] of starts.entries()) {
-      const run = refs[place];
-      if (run && start.cancelOn?.length) await awaitCancelling(tx, wakes, run, start.cancelOn, '');
-    }
-    return refs;
+  const slot = here?.reserve(run.runId);
+  if (!slot) {
+    await wakes.queue.send(db, [run], insertRoot(start, run.runId));
+    return run;
   }
-  const { rows } = await tx.query<{ run_id: string }>(insert);
-  const inserted = new Set(rows.map((row) => row.run_id));
-  const fresh = planned.filter(({ runId }) => inserted.has(runId));
+  try {
+    await insertHeld(db, start, run, slot);
+  } catch (error) {
+    slot.release();
+    throw error;
+  }
+  return run;
+}
+
+/** A run that is held from its first moment: its lease is what brings it back when this process dies. False when its key is taken. */
+async function insertHeld(target: Queryable, start: StartRun, run: RunRef, slot: Reserved): Promise<boolean> {
+  const { rows } = await target.query<{ created_at: Date }>(insertRoot(start, run.runId, slot.workerId));
+  const [row] = rows;
+  if (!row) {
+    slot.release();
+    return false;
+  }
+  const attempt: Attempt = {
+    ...run,
+    workflowName: start.workflowName,
+    workflowVersion: start.workflowVersion,
+    // As a later claim would read it.
+    input: JSON.parse(JSON.stringify(start.input)) as Json,
+    fence: 1,
+    claimCount: 1,
+    createdAt: row.created_at,
+    depth: 0,
+    parent: null,
+    cancelling: null,
+    pausing: false,
+    retried: [],
+    retryCount: 0,
+  };
+  whenCommitted(target, () => slot.begin(attempt));
+  return true;
+}
+
+/** `insertRun` for the children of one step. The caller has locked their cancelling keys and the parent. Those that are there stay as they are. */
+export async function insertChildren(
+  tx: Tx,
+  wakes: Wakes,
+  parent: ParentRef,
+  children: readonly StartChild[],
+): Promise<void> {
+  const { workspaceId } = parent;
   await wakes.queue.send(
     tx,
-    fresh.map(({ start, runId }) => ({ workspaceId: start.workspaceId, runId })),
+    children.map(({ runId }) => ({ workspaceId, runId })),
+    insertBelow(parent, children),
   );
-  for (const { start, runId } of fresh)
-    if (start.cancelOn?.length)
-      await awaitCancelling(tx, wakes, { workspaceId: start.workspaceId, runId }, start.cancelOn, '');
-  const runs: RunRef[] = [];
-  for (const { start, runId } of planned)
-    runs.push({
-      workspaceId: start.workspaceId,
-      runId: inserted.has(runId) ? runId : ((await runUnderKey(tx, start)) ?? runId),
-    });
-  return runs;
+  for (const { runId, cancelOn } of children)
+    await awaitCancelling(tx, wakes, { workspaceId, runId }, cancelOn, '');
 }
 
-interface Planned {
-  readonly start: StartRun;
-  readonly runId: string;
-}
-
-function insertRoots(planned: readonly Planned[]): Statement {
+function insertRoot(start: StartRun, runId: string, workerId?: string): Statement {
+  const keyed = start.runKey !== undefined;
+  const held = workerId !== undefined;
   return {
-    name: 'runs_insert',
-    text: `insert into runs (workspace_id, run_id, workflow_name, workflow_version, input, origin, run_key, owner_team_id, owner_user_id,
-             audience)
-           select * from unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::json[], $6::text[], $7::text[], $8::text[], $9::text[],
-             $10::text[])
-           on conflict do nothing
-           returning run_id`,
+    name: `run_insert${keyed ? '_keyed' : ''}${held ? '_held' : ''}`,
+    text: `insert into runs (workspace_id, run_id, workflow_name, workflow_version, input, origin, owner_team_id, owner_user_id, audience,
+             run_key${held ? ', worker_id, status, fence, claim_count' : ''})
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10${held ? `, $11, 'running', 1, 1` : ''})
+           ${keyed ? 'on conflict do nothing' : ''} ${held ? 'returning created_at' : ''}`,
     values: [
-      ...commonValues(planned),
-      planned.map(({ start }) => start.runKey ?? null),
-      planned.map(({ start }) => start.owner?.teamId ?? null),
-      planned.map(({ start }) => start.owner?.userId ?? null),
-      planned.map(({ start }) => start.audience ?? null),
+      start.workspaceId,
+      runId,
+      start.workflowName,
+      start.workflowVersion,
+      JSON.stringify(start.input),
+      start.origin,
+      start.owner?.teamId ?? null,
+      start.owner?.userId ?? null,
+      start.audience ?? null,
+      start.runKey ?? null,
+      ...(held ? [workerId] : []),
     ],
   };
 }
 
-/** A statement of its own, because the look at the parent has no place in the hottest one. All have the same parent. */
-function insertChildren(planned: readonly Planned[]): Statement {
-  const parent = planned[0]?.start.child?.parent;
+function insertBelow(parent: ParentRef, children: readonly StartChild[]): Statement {
   return {
     name: 'children_insert',
     text: `insert into runs (workspace_id, run_id, workflow_name, workflow_version, input, origin, owner_team_id, owner_user_id,
              audience, depth, parent_run_id, parent_path, child_key)
-           select n.workspace_id, n.run_id, n.workflow_name, n.workflow_version, n.input, n.origin, p.owner_team_id, p.owner_user_id,
-             p.audience, p.depth + 1, p.run_id, $8, n.child_key
-           from runs p, unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::json[], $6::text[], $7::text[])
-             as n (workspace_id, run_id, workflow_name, workflow_version, input, origin, child_key)
-           where p.workspace_id = $9 and p.run_id = $10
-           on conflict do nothing
-           returning run_id`,
+           select p.workspace_id, n.run_id, n.workflow_name, n.workflow_version, n.input, 'run', p.owner_team_id, p.owner_user_id,
+             p.audience, p.depth + 1, p.run_id, $3, n.child_key
+           from runs p, unnest($4::uuid[], $5::text[], $6::int[], $7::json[], $8::text[])
+             as n (run_id, workflow_name, workflow_version, input, child_key)
+           where p.workspace_id = $1 and p.run_id = $2
+           on conflict do nothing`,
     values: [
-      ...commonValues(planned),
-      planned.map(({ start }) => start.child?.key ?? null),
-      parent?.path ?? null,
-      parent?.workspaceId ?? null,
-      parent?.runId ?? null,
+      parent.workspaceId,
+      parent.runId,
+      parent.path,
+      children.map(({ runId }) => runId),
+      children.map(({ workflowName }) => workflowName),
+      children.map(({ workflowVersion }) => workflowVersion),
+      children.map(({ input }) => JSON.stringify(input)),
+      children.map(({ key }) => key),
     ],
   };
 }
 
-function commonValues(planned: readonly Planned[]): unknown[] {
-  return [
-    planned.map(({ start }) => start.workspaceId),
-    planned.map(({ runId }) => runId),
-    planned.map(({ start }) => start.workflowName),
-    planned.map(({ start }) => start.workflowVersion),
-    planned.map(({ start }) => JSON.stringify(start.input)),
-    planned.map(({ start }) => start.origin),
-  ];
-}
-
-async function runUnderKey(tx: Tx, start: StartRun): Promise<string | undefined> {
+async function underItsKey(tx: Tx, { workspaceId, runKey }: StartRun): Promise<RunRef> {
   const { rows } = await tx.query<{ run_id: string }>({
     text: 'select run_id from runs where workspace_id = $1 and run_key = $2',
-    values: [start.workspaceId, start.runKey ?? null],
+    values: [workspaceId, runKey ?? null],
   });
-  return rows[0]?.run_id;
-}
-
-function cancelAddresses(start: StartRun): EventAddress[] {
-  return (start.cancelOn ?? []).map(({ event, key }) => ({
-    workspaceId: start.workspaceId,
-    name: event,
-    key,
-  }));
+  const [row] = rows;
+  if (!row) throw new Error('the run that has this key is not there');
+  return { workspaceId, runId: row.run_id };
 }
 
 /**
@@ -175,9 +226,10 @@ export async function awaitCancelling(
   tx: Tx,
   wakes: Wakes,
   run: RunRef,
-  cancelOn: readonly { readonly event: string; readonly key: string }[],
+  cancelOn: CancelOn,
   generation: string,
 ): Promise<void> {
+  if (cancelOn.length === 0) return;
   const { rows } = await tx.query<{ outcome: string | null; event_name: string }>({
     name: 'cancel_waits_register',
     text: `insert into waits (workspace_id, run_id, path, kind, event_name, event_key, deadline_at, outcome, payload, resolved_at)

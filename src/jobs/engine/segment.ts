@@ -134,6 +134,8 @@ export class Segment {
   }
 
   async #replay(): Promise<void> {
+    // Nobody held it before: nothing is journaled.
+    if (this.attempt.fence === 1) return;
     const { entries, open } = await readJournal(this.deps.database, this.attempt);
     for (const { path, kind } of open) {
       this.#open.add(path);

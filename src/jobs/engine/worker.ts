@@ -11,12 +11,12 @@ import { promisify } from 'node:util';
 import { CountersignError, toStoredError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import { type Attempt, claimRun, handOverRun, type OnParked, parkForPerson } from './attempt.ts';
-import type { Bell } from './bell.ts';
+import { type Bell, ringAll } from './bell.ts';
 import type { Wakes } from './cancel.ts';
 import type { Database } from './db.ts';
 import { msUntilNextDeadline, resolveDueWaits } from './events.ts';
-import { decodeWake, type Wake } from './queue.ts';
-import { resendLost } from './runs.ts';
+import { decodeWake, encodeWake, type Wake } from './queue.ts';
+import { type Here, type Reserved, resendLost } from './runs.ts';
 import { Segment } from './segment.ts';
 import type { Registry } from './workflow.ts';
 
@@ -36,6 +36,8 @@ const DISCARD_BATCH = 200;
 const MAX_HINTS = 1_000;
 /** What an ending process still wants of the database may take this long; an absent one must not keep it from ending. */
 const FAREWELL_MS = 3_000;
+/** A wake-up that this process sent and has no slot for is told to the others after this long: mostly a slot comes free at once. */
+const TELL_AFTER_MS = 5;
 /** setTimeout's limit is about 24.8 days; looking earlier is harmless. */
 const MAX_TIMER_MS = 3_600_000;
 
@@ -54,7 +56,7 @@ export interface WorkerOptions {
   readonly suspendAfterEveryStep?: boolean;
 }
 
-export interface Worker {
+export interface Worker extends Here {
   /**
    * Stops taking work, lets steps in flight finish for up to `graceMs`, hands the rest over. Resolves when nothing is held; never
    * rejects: what cannot be given back because the database is away is taken over when the lease ends.
@@ -85,8 +87,11 @@ class RunningWorker implements Worker {
   #discardTimer: NodeJS.Timeout | undefined;
   #deadlineTimer: NodeJS.Timeout | undefined;
   readonly #intervals: NodeJS.Timeout[] = [];
-  /** Heard while every slot was taken, oldest first. */
-  readonly #hints: Wake[] = [];
+  /** Heard while every slot was taken, oldest first, by job. */
+  readonly #hints = new Map<string, Wake>();
+  /** Sent by this process and not begun: nobody else knows of them yet. By job. */
+  readonly #untold = new Map<string, Wake>();
+  #tellTimer: NodeJS.Timeout | undefined;
   /** More hints came than are kept, or a fetch came back full: look at the queue again. */
   #again = false;
   #fetching = false;
@@ -114,6 +119,7 @@ class RunningWorker implements Worker {
       const wake = decodeWake(payload);
       if (wake) this.#hint(wake);
     });
+    this.#options.wakes.queue.takeHere((wake) => this.#take(wake));
     bell.on('nudge', (payload) => this.#steer(payload, (segment) => segment.lookAgain()));
     bell.on('pause', (payload) => this.#steer(payload, (segment) => segment.drain()));
     bell.on('cancel', (payload) => this.#steer(payload, (segment) => segment.abandon()));
@@ -130,6 +136,7 @@ class RunningWorker implements Worker {
 
   async stop(graceMs: number): Promise<void> {
     this.#stopping = true;
+    this.#options.wakes.queue.takeHere(undefined);
     clearTimeout(this.#deadlineTimer);
     const deadline = Date.now() + graceMs;
     for (const segment of this.#active.values()) if (segment !== 'claiming') segment.drain();
@@ -149,6 +156,7 @@ class RunningWorker implements Worker {
     clearTimeout(this.#discardTimer);
     clearTimeout(this.#deadlineTimer);
     await this.#farewell('work in flight ended', () => Promise.all(this.#watched));
+    await this.#farewell('others told of waiting runs', () => this.#tell());
     await this.#farewell('wake-ups discarded', () => this.#discard());
     await this.#farewell('lease given back', () =>
       database.query({ text: 'delete from workers where worker_id = $1', values: [this.#id] }),
@@ -181,8 +189,24 @@ class RunningWorker implements Worker {
   #hint(wake: Wake): void {
     if (this.#stopping) return;
     if (this.#free > 0 || this.#active.has(wake.runId)) this.#watch(this.#work(wake, 'hinted'));
-    else if (this.#hints.length < MAX_HINTS) this.#hints.push(wake);
+    else if (this.#hints.size < MAX_HINTS) this.#hints.set(wake.jobId, wake);
     else this.#again = true;
+  }
+
+  /** This process sent a wake-up: work it, or tell the others once it is clear that no slot comes free for it in no time. */
+  #take(wake: Wake): void {
+    this.#untold.set(wake.jobId, wake);
+    this.#hint(wake);
+    if (this.#untold.size > 0) this.#tellTimer ??= setTimeout(() => this.#watch(this.#tell()), TELL_AFTER_MS);
+  }
+
+  /** Notifies every worker of what this process sent and did not begin. */
+  async #tell(): Promise<void> {
+    clearTimeout(this.#tellTimer);
+    this.#tellTimer = undefined;
+    const wakes = [...this.#untold.values()];
+    this.#untold.clear();
+    await ringAll(this.#options.database, wakes.map(encodeWake));
   }
 
   /**
@@ -192,11 +216,12 @@ class RunningWorker implements Worker {
   #next(): void {
     if (this.#sweepDue && this.#free > 0) this.#fetch();
     while (!this.#stopping && this.#free > 0) {
-      const wake = this.#hints.shift();
+      const [wake] = this.#hints.values();
       if (!wake) break;
+      this.#hints.delete(wake.jobId);
       this.#watch(this.#work(wake, 'hinted'));
     }
-    if (this.#again && this.#hints.length === 0) this.#fetch();
+    if (this.#again && this.#hints.size === 0) this.#fetch();
   }
 
   /** A word about a run that may be worked here: `<what> <run id> [<fence>]`. With a fence only attempts before it are meant. */
@@ -232,8 +257,11 @@ class RunningWorker implements Worker {
           const wakes = await this.#options.wakes.queue.fetch(free);
           this.#reserved = 0;
           if (wakes.length === free) this.#again = true;
-          this.#forget(wakes);
-          for (const wake of wakes) this.#watch(this.#work(wake, 'fetched'));
+          for (const wake of wakes) {
+            // It is no hint any more: claiming it twice would be in vain.
+            this.#hints.delete(wake.jobId);
+            this.#watch(this.#work(wake, 'fetched'));
+          }
         } finally {
           this.#reserved = 0;
           this.#fetching = false;
@@ -244,15 +272,8 @@ class RunningWorker implements Worker {
     );
   }
 
-  /** What the queue gave is no hint any more: claiming it twice would be in vain. */
-  #forget(wakes: readonly Wake[]): void {
-    if (this.#hints.length === 0) return;
-    const fetched = new Set(wakes.map((wake) => wake.jobId));
-    const left = this.#hints.filter((hint) => !fetched.has(hint.jobId));
-    this.#hints.splice(0, this.#hints.length, ...left);
-  }
-
   async #work(wake: Wake, came: 'hinted' | 'fetched'): Promise<void> {
+    const own = this.#untold.delete(wake.jobId);
     if (this.#active.has(wake.runId)) {
       const earlier = this.#rung.get(wake.runId);
       if (earlier) this.#acted(earlier.jobId);
@@ -265,15 +286,31 @@ class RunningWorker implements Worker {
       // A run of another build: its wake-up is left to that build while it still lies in the queue. Once fetched it is of no use to
       // anybody, and the sweep of that build sends another.
       if (claimed !== 'not-carried' || came === 'fetched') this.#acted(wake.jobId);
+      else if (own) await ringAll(this.#options.database, [encodeWake(wake)]);
       if (claimed !== undefined && claimed !== 'not-carried') await this.#segment(claimed);
     } finally {
-      this.#active.delete(wake.runId);
-      this.#heard.delete(wake.runId);
-      const rung = this.#rung.get(wake.runId);
-      this.#rung.delete(wake.runId);
-      if (rung && !this.#stopping) this.#watch(this.#work(rung, 'fetched'));
-      this.#next();
+      this.#leave(wake.runId);
     }
+  }
+
+  reserve(runId: string): Reserved | undefined {
+    // What was heard earlier goes first.
+    if (this.#stopping || this.#free <= 0 || this.#hints.size > 0) return undefined;
+    this.#active.set(runId, 'claiming');
+    return {
+      workerId: this.#id,
+      begin: (attempt) => this.#watch(this.#segment(attempt).finally(() => this.#leave(runId))),
+      release: () => this.#leave(runId),
+    };
+  }
+
+  #leave(runId: string): void {
+    this.#active.delete(runId);
+    this.#heard.delete(runId);
+    const rung = this.#rung.get(runId);
+    this.#rung.delete(runId);
+    if (rung && !this.#stopping) this.#watch(this.#work(rung, 'fetched'));
+    this.#next();
   }
 
   async #segment(attempt: Attempt): Promise<void> {
@@ -332,7 +369,7 @@ class RunningWorker implements Worker {
     const { database, wakes } = this.#options;
     await releaseDeadNeighbours(database, this.#identity);
     await this.#compareHeld();
-    const busy = this.#again || this.#free <= 0 || this.#hints.length > 0;
+    const busy = this.#again || this.#free <= 0 || this.#hints.size > 0;
     await database.transaction((tx) =>
       resendLost(tx, wakes.queue, { staleMs: STALE_QUEUED_MS, carried: this.#carried, busy }),
     );
