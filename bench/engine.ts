@@ -5,6 +5,7 @@ import { loadavg } from 'node:os';
 import { enqueue, eventWake } from './engine/latency.ts';
 import { sleeps } from './engine/sleep.ts';
 import { flatCost, resume } from './engine/steps.ts';
+import { restart, takeover } from './engine/takeover.ts';
 import { backlog, throughput } from './engine/throughput.ts';
 import { waiting } from './engine/waiting.ts';
 import type { BenchOptions } from './main.ts';
@@ -21,6 +22,8 @@ const FIGURES: readonly { readonly name: string; measure(world: World): Promise<
   { name: 'resume', measure: resume },
   { name: 'waiting', measure: waiting },
   { name: 'sleep', measure: sleeps },
+  { name: 'takeover', measure: takeover },
+  { name: 'restart', measure: restart },
 ];
 
 /** Prints every figure as it is measured; resolves to whether every target was met. Throws SetupRefused. */

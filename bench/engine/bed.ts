@@ -24,6 +24,8 @@ const EVENT = 'bench.go';
 export class Marks {
   readonly #awaited = new Map<number, (at: number) => void>();
   readonly #ended = new Set<() => void>();
+  /** Bodies of `holds` stay where they are while this is set: their process is about to die. */
+  holding = false;
 
   /** Resolves with `performance.now()` at the start of the step's body. Ask before causing it. */
   reached(n: number): Promise<number> {
@@ -69,6 +71,12 @@ function workflowsOf(marks: Marks): Workflow[] {
       marks.end();
     }),
     define('thousand-steps', (step) => steps(step, 1_000, () => marks.end())),
+    define('holds', (step, input) =>
+      step.run('held', async () => {
+        marks.reach(input.n);
+        if (marks.holding) await new Promise(() => undefined);
+      }),
+    ),
     define('one-step', (step, input) => step.run('only', async () => marks.reach(input.n))),
     define('wakes-at-once', wakes(0)),
     define('wakes-after-one', wakes(1)),

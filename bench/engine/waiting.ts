@@ -4,12 +4,13 @@
  *
  * Two databases side by side, each with an engine in a process of its own: in one nothing waits but what is about to be woken.
  */
-import { type ChildProcess, fork } from 'node:child_process';
+import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import path from 'node:path';
 import { type Figure, figure, median } from '../report.ts';
 import { type BenchDatabase, SetupRefused, type World } from '../world.ts';
 import { type Bed, fresh, onFresh, openBed } from './bed.ts';
+import { nextMessage } from './child.ts';
 import type { Answer, Request } from './waiting-child.ts';
 
 const WAITING = 10_000;
@@ -139,20 +140,6 @@ async function openSide(database: BenchDatabase, name: string): Promise<Side> {
       await exited;
     },
   };
-}
-
-async function nextMessage(child: ChildProcess): Promise<unknown> {
-  const heard = new AbortController();
-  try {
-    return await Promise.race([
-      once(child, 'message', heard).then(([message]) => message as unknown),
-      once(child, 'exit', heard).then(([code]) => {
-        throw new Error(`the engine's process ended with ${code}`);
-      }),
-    ]);
-  } finally {
-    heard.abort();
-  }
 }
 
 /** Resolves when all of them wait, with what `wake` knows them by. */
