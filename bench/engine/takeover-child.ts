@@ -10,8 +10,11 @@ const numbers = list.split(',').map(Number);
 const bed = await openBed(url, { slots: numbers.length });
 bed.marks.holding = role !== 'continue';
 const reached = Promise.all(numbers.map((n) => bed.marks.reached(n)));
-// The parent is gone or has had enough.
-process.on('disconnect', () => process.exit(0));
+// The parent is gone or has had enough. What was continued is brought to its end, or the next one would find it.
+process.on(
+  'disconnect',
+  () => void (bed.marks.holding ? Promise.resolve() : bed.settled()).finally(() => process.exit(0)),
+);
 await bed.engine.work();
 if (bed.marks.holding) for (const n of numbers) await bed.start('holds', n);
 await reached;

@@ -71,6 +71,9 @@ export function restart(world: World): Promise<Figure> {
       try {
         await nextMessage(next);
         rounds.push(performance.now() - killedAt);
+        const exited = once(next, 'exit');
+        next.disconnect();
+        await exited;
       } finally {
         await killed(next);
       }

@@ -256,7 +256,7 @@ export function cancelledBy(eventName: string): string {
   return `Cancelled by the event ${eventName}`;
 }
 
-/** How long an orphaned run is left to the one who takes it up before somebody else is woken for it. */
+/** Woken for when its worker's lease has ended, an orphaned run is left to whoever takes it up for so long before somebody else is woken. */
 const ORPHAN_RESEND_MS = 2_000;
 
 /**
@@ -284,12 +284,12 @@ export async function resendLost(
                  select 1 from waits w where w.workspace_id = r.workspace_id and w.run_id = r.run_id and w.outcome is null)
              limit 100 for update skip locked),
            orphaned as (
-             select workspace_id, run_id from runs r
-             where status in ('running', 'cancelling') and worker_id is not null
-               and queued_at < db_now() - ${ORPHAN_RESEND_MS} * interval '1 millisecond'
-               and workflow_name || '@' || workflow_version = any ($2)
-               and not exists (select 1 from workers w where w.worker_id = r.worker_id and w.lease_until > db_now())
-             limit 100 for update skip locked)
+             select r.workspace_id, r.run_id from runs r left join workers w on w.worker_id = r.worker_id
+             where r.status in ('running', 'cancelling') and r.worker_id is not null
+               and (w.worker_id is null or w.lease_until <= db_now())
+               and r.queued_at < greatest(w.lease_until, db_now() - ${ORPHAN_RESEND_MS} * interval '1 millisecond')
+               and r.workflow_name || '@' || r.workflow_version = any ($2)
+             limit 100 for update of r skip locked)
            update runs set queued_at = db_now()
            where (workspace_id, run_id) in (
              select workspace_id, run_id from queued union all select workspace_id, run_id from cancelling
