@@ -1,5 +1,5 @@
 /**
- * The worker processes of a chaos run: started, killed, stopped, continued, ended, each by its own pid.
+ * The worker processes of a chaos run: started, asked, killed, stopped, continued, ended, each by its own pid.
  *
  * Invariant: a slot holds one living process at most. A process that ends without having been told to is reported, never hidden
  * by its restart.
@@ -9,6 +9,7 @@ import { once } from 'node:events';
 import { openSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import type { Answer, Answered, Ask, Asked } from './ask.ts';
 
 /** FAULTS: an orderly end takes at most this long. */
 const END_MS = 25_000;
@@ -35,6 +36,9 @@ export class Fleet {
   readonly #options: FleetOptions;
   readonly #slots: Slot[];
   readonly #gone: string[] = [];
+  /** Asked and not answered yet. */
+  readonly #asked = new Map<number, { child: ChildProcess; settle: (answered: Answered) => void }>();
+  #lastAskId = 0;
   #healing = false;
   kills = 0;
   stops = 0;
@@ -57,6 +61,31 @@ export class Fleet {
 
   get states(): readonly SlotState[] {
     return this.#slots.map((slot) => slot.state);
+  }
+
+  /**
+   * Asks the process of the slot, which may be stopped and answer late. Rejects when there is none, when it fails, or when it ends before it
+   * answered: then nobody knows whether it did what it was asked.
+   */
+  ask(index: number, ask: Ask): Promise<Answer> {
+    return new Promise((resolve, reject) => {
+      const slot = this.#slots[index];
+      if (!slot?.child || slot.state === 'starting') {
+        reject(new Error(`worker ${index} does not work`));
+        return;
+      }
+      this.#lastAskId += 1;
+      const asked: Asked = { askId: this.#lastAskId, ask };
+      const settle = ({ answer, failure }: Answered) => {
+        this.#asked.delete(asked.askId);
+        if (answer) resolve(answer);
+        else reject(new Error(failure ?? 'no answer'));
+      };
+      this.#asked.set(asked.askId, { child: slot.child, settle });
+      slot.child.send(asked, (error) => {
+        if (error) settle({ askId: asked.askId, answer: null, failure: error.message });
+      });
+    });
   }
 
   /** Resolves when every process works. */
@@ -145,10 +174,13 @@ export class Fleet {
     });
     slot.child = child;
     slot.state = 'starting';
-    child.once('message', () => {
-      if (slot.child === child) slot.state = 'working';
+    child.on('message', (message: 'working' | Answered) => {
+      if (message !== 'working') this.#asked.get(message.askId)?.settle(message);
+      else if (slot.child === child) slot.state = 'working';
     });
     child.once('exit', (code, signal) => {
+      for (const [askId, asked] of this.#asked)
+        if (asked.child === child) asked.settle({ askId, answer: null, failure: 'the process ended' });
       // Whoever ends one takes it out of its slot first.
       if (slot.child !== child) return;
       this.#gone.push(`worker ${index} ended by itself: ${code ?? signal}`);

@@ -9,6 +9,7 @@ import type { Json } from '../../src/types.ts';
 import type { Outside, SeenEffect } from './outside.ts';
 import {
   branchKey,
+  brokenPlaceOf,
   type ChildStory,
   childrenAt,
   childrenOf,
@@ -31,6 +32,10 @@ interface RunRow {
   output: Json;
   error: { code: string } | null;
   fence: number;
+  retry_count: number;
+  failed_path: string | null;
+  /** No claim came before its first fence. */
+  is_begun_by_starter: boolean;
 }
 interface StepRow {
   run_id: string;
@@ -60,7 +65,7 @@ export interface Dealings {
   readonly cancelledAs: ReadonlyMap<string, string>;
 }
 
-/** Everything about one run, by place. */
+/** Everything about one run, by place; after a retry, as the last generation of each place has it. */
 interface Evidence {
   readonly run: RunRow;
   /** In the order of writing. */
@@ -71,7 +76,7 @@ interface Evidence {
   readonly effects: ReadonlyMap<string, SeenEffect>;
   /** First-written payload of every event, by key. */
   readonly events: ReadonlyMap<string, Json>;
-  /** Child runs by the step that started them and their key. */
+  /** Child runs by the step that started them and their key, the newest first. */
   readonly children: ReadonlyMap<string, readonly RunRow[]>;
 }
 
@@ -80,6 +85,7 @@ export interface Verdict {
   /** How many runs ended in each status. */
   readonly statuses: Readonly<Record<string, number>>;
   /** `takeovers`: runs whose journal several attempts wrote. */
+  readonly begunByStarter: number;
   readonly rows: { readonly steps: number; readonly effects: number; readonly takeovers: number };
 }
 
@@ -103,10 +109,14 @@ export async function judge(
     met.add(run.run_id);
     const blame = (what: string) => breaches.push(`${story.label} (${run.run_id}): ${what}`);
     const seen = evidenceOf(run);
-    judgeRun(story, expected, blame, seen);
+    const isMended = brokenPlaceOf(story.parts) !== null;
+    judgeRun(story, expected, blame, isMended ? judgeMended(story, blame, seen) : seen);
     for (const child of childrenOf(story)) {
       const [row, ...more] = seen.children.get(`${child.place} ${child.key}`) ?? [];
-      if (more.length > 0) blame(`${child.place} has ${more.length + 1} children ${child.key}`);
+      if (more.length > (isMended ? 1 : 0))
+        blame(`${child.place} has ${more.length + 1} children ${child.key}`);
+      // Its parent's failure cancelled it, and the retry started another.
+      for (const earlier of more) meet(child, earlier, ['cancelled']);
       if (row) meet(child, row, statusesOfChild(child, run));
       else if (seen.waits.has(child.place)) blame(`${child.place} waited for ${child.key}, which is no run`);
     }
@@ -130,13 +140,20 @@ export async function judge(
   const known = new Set(runs.map((run) => run.run_id));
   for (const { runId, place } of outside.effects.values())
     if (!known.has(runId)) breaches.push(`an effect at ${place} of run ${runId}, which does not exist`);
-  return { breaches, statuses, rows: { steps: stepCount, effects: outside.effects.size, takeovers } };
+  const begunByStarter = runs.filter((run) => run.is_begun_by_starter).length;
+  return {
+    breaches,
+    statuses,
+    begunByStarter,
+    rows: { steps: stepCount, effects: outside.effects.size, takeovers },
+  };
 }
 
 async function gather(db: Database, outside: Outside) {
   const { rows: runs } = await db.query<RunRow>({
-    text: `select run_id, run_key, parent_run_id, parent_path, child_key, status, output, error, fence
-           from runs order by created_at`,
+    text: `select run_id, run_key, parent_run_id, parent_path, child_key, status, output, error, fence, retry_count, failed_path,
+             parent_run_id is null and not exists (select 1 from chaos_claims c where c.run_id = r.run_id and c.fence = 1) as is_begun_by_starter
+           from runs r order by created_at`,
   });
   const steps = await byRun<StepRow>(
     db,
@@ -169,7 +186,7 @@ async function gather(db: Database, outside: Outside) {
       effects: new Map((effects.get(run.run_id) ?? []).map((effect) => [effect.place, effect])),
       events,
       children: Map.groupBy(
-        children.get(run.run_id) ?? [],
+        (children.get(run.run_id) ?? []).toReversed(),
         (child) => `${child.parent_path} ${child.child_key}`,
       ),
     };
@@ -202,7 +219,7 @@ function judgeRun(story: Story, expected: readonly string[], blame: Blame, seen:
     blame(`failed with ${JSON.stringify(run.error)}`);
   judgeJournal(story.parts, blame, seen);
   judgeTraces(story.parts, blame, seen);
-  judgeUndo(blame, seen);
+  judgeUndo(story, blame, seen);
   if (run.status === 'completed')
     judgeTold({ label: story.label, prefix: '', blame, seen }, story.parts, run.output);
 }
@@ -241,9 +258,47 @@ function judgeJournal(parts: readonly Part[], blame: Blame, seen: Evidence): voi
   }
 }
 
+/**
+ * A run that failed, was mended and retried: the failed step is journaled twice, first with its failure; what waited beside it was closed
+ * and waited for again; nothing else has a second generation. Returns the evidence as the second generation left it.
+ */
+function judgeMended({ parts }: Story, blame: Blame, seen: Evidence): Evidence {
+  const broken = brokenPlaceOf(parts) ?? '';
+  const again = `${broken}${SECOND}`;
+  if (seen.run.retry_count !== 1) blame(`was retried ${seen.run.retry_count} times`);
+  if (seen.waits.has(broken)) {
+    if (seen.waits.get(broken)?.outcome !== 'event' || seen.waits.get(again)?.outcome !== 'event')
+      blame(`${broken} did not wait for its children, failed, and wait again`);
+  } else if (
+    seen.stepAt.get(broken)?.error?.code !== 'TOOL_REFUSED' ||
+    seen.stepAt.get(again)?.error !== null
+  )
+    blame(`${broken} is not journaled as failed and then as done`);
+  for (const path of seen.stepAt.keys())
+    if (path.includes('@') && path !== again) blame(`the journal holds ${path}, which was not retried`);
+  for (const path of seen.waits.keys()) {
+    const [place = '', tries] = path.split('~');
+    if (!place.includes('@') || place === again) continue;
+    const first = seen.waits.get(place.slice(0, -SECOND.length));
+    if (!place.endsWith(SECOND) || tries !== undefined || first?.outcome !== 'cancelled')
+      blame(`waits hold ${path}, which was not closed before`);
+  }
+  // Paths of a second generation sort behind those that they take the place of.
+  const last = <Row>(rows: ReadonlyMap<string, Row>): Map<string, Row> =>
+    new Map(
+      [...rows]
+        .sort(([one], [other]) => Number(one.includes(SECOND)) - Number(other.includes(SECOND)))
+        .map(([path, row]) => [path.replace(SECOND, ''), row]),
+    );
+  return { ...seen, stepAt: last(seen.stepAt), waits: last(seen.waits) };
+}
+
 function isWait({ kind }: Part): boolean {
   return ['event', 'sleep', 'until', 'child', 'race'].includes(kind);
 }
+
+/** What a retry adds to the path of what it does again. */
+const SECOND = '@2';
 
 /** What is left outside the journal agrees with it, however the run ended. */
 function judgeTraces(parts: readonly Part[], blame: Blame, seen: Evidence): void {
@@ -257,31 +312,31 @@ function judgeTraces(parts: readonly Part[], blame: Blame, seen: Evidence): void
     if (kinds.get(place) === 'count' && step.error === null && !seen.counters.has(place))
       blame(`${place} is in the journal, but did not count`);
   for (const [place, effect] of seen.effects) {
-    if (kinds.get(place) !== 'effect') blame(`an effect at ${place}, which the story lacks`);
+    if (!isEffect(kinds.get(place))) blame(`an effect at ${place}, which the story lacks`);
     if (effect.appliedCount > 1) blame(`${place} was applied ${effect.appliedCount} times`);
     if (effect.keys.size > 1) blame(`${place} came under ${effect.keys.size} idempotency keys`);
     if (effect.tokens.size > 1) blame(`${place} came with ${effect.tokens.size} derived ids`);
   }
   for (const [place, step] of seen.stepAt)
-    if (
-      kinds.get(place) === 'effect' &&
-      step.error === null &&
-      seen.effects.get(place)?.receipt !== step.result
-    )
+    if (isEffect(kinds.get(place)) && step.error === null && seen.effects.get(place)?.receipt !== step.result)
       blame(`${place} is journaled with a receipt that the outside did not give`);
 }
 
-/** A run that did not complete had its onFailure, once and to the end; one that completed had none. */
-function judgeUndo(blame: Blame, { run, stepAt, effects }: Evidence): void {
+function isEffect(kind: string | undefined): boolean {
+  return kind === 'effect' || kind === 'broken';
+}
+
+/** A run that did not complete, or failed before it did, had its onFailure, once and to the end; any other had none. */
+function judgeUndo({ parts }: Story, blame: Blame, { run, stepAt, effects }: Evidence): void {
   const applied = effects.get(UNDO_PLACE)?.appliedCount ?? 0;
-  if (run.status === 'completed') {
+  const hasFailed = run.status === 'failed' || brokenPlaceOf(parts) !== null;
+  if (run.status === 'completed' && !hasFailed) {
     if (applied > 0 || stepAt.has(UNDO_PLACE) || stepAt.has(FAILURE_PLACE))
       blame('completed, and was undone');
   } else if (ENDED.includes(run.status)) {
     if (applied !== 1 || stepAt.get(UNDO_PLACE)?.error !== null)
       blame(`${run.status}, and was undone ${applied} times`);
-    if (run.status === 'failed' && !stepAt.has(FAILURE_PLACE))
-      blame('failed, and its failure is not journaled');
+    if (hasFailed && !stepAt.has(FAILURE_PLACE)) blame('failed, and its failure is not journaled');
   }
 }
 
@@ -314,7 +369,7 @@ function judgeTold(hearing: Hearing, parts: readonly Part[], output: Json): void
       continue;
     }
     if (!isTrue(hearing, part, place, told)) blame(`${place} told ${JSON.stringify(told)}`);
-    const seq = part.kind === 'effect' ? (hearing.seen.effects.get(place)?.appliedSeq ?? 0) : lastSeq;
+    const seq = isEffect(part.kind) ? (hearing.seen.effects.get(place)?.appliedSeq ?? 0) : lastSeq;
     if (seq < lastSeq) blame(`${place} was applied before what comes before it`);
     lastSeq = seq;
   }
@@ -336,6 +391,10 @@ function isTrue(
         fields.receipt === effect.receipt &&
         [...effect.tokens].every((token) => token === fields.token)
       );
+    }
+    case 'broken': {
+      const effect = seen.effects.get(place);
+      return effect?.appliedCount === 1 && told === effect.receipt;
     }
     case 'count':
       return told === 1 && seen.counters.get(place) === 1;

@@ -23,6 +23,8 @@ export interface EffectCall {
   readonly refusals: number;
   /** How long it takes before it is applied. */
   readonly slowMs: number;
+  /** Refused for good until the outside is mended for this label's run. */
+  readonly isBroken: boolean;
   /** `checkable` only: milliseconds since the epoch, after which the call is refused. */
   readonly expiresAtMs?: number;
 }
@@ -45,9 +47,13 @@ export interface Outside {
   readonly url: string;
   /** By `<runId> <place>`. */
   readonly effects: ReadonlyMap<string, SeenEffect>;
+  /** From now on nothing is refused for good that the planned run `label`, or a child of it, asks for. */
+  mend(label: string): void;
   close(): Promise<void>;
 }
 
+/** Says that asking again is of no use. */
+export const REFUSED_STATUS = 422;
 /** From this arrival on an effect is answered properly, so that every story can end. */
 const PROPER_FROM = 5;
 const MAX_DELAY_MS = 25;
@@ -55,6 +61,7 @@ const MAX_DELAY_MS = 25;
 export async function openOutside(seed: string): Promise<Outside> {
   const effects = new Map<string, SeenEffect>();
   const receiptByKey = new Map<string, string>();
+  const mended = new Set<string>();
   let applied = 0;
 
   const apply = (effect: SeenEffect): string => {
@@ -91,6 +98,8 @@ export async function openOutside(seed: string): Promise<Outside> {
     const random = generator(`${seed}/outside/${call.label}/${arrival}`);
     if (arrival <= call.refusals) return answer(response, 503, { error: 'try again' });
     await pause(call.slowMs + random.below(MAX_DELAY_MS));
+    if (call.isBroken && !mended.has(call.label.split('/')[0] ?? ''))
+      return answer(response, REFUSED_STATUS, { error: 'never' });
     const fate = arrival >= PROPER_FROM ? 1 : random.next();
     if (fate < 0.04) return void response.destroy();
     if (mode === 'checkable' && Date.now() >= (call.expiresAtMs ?? 0))
@@ -119,6 +128,7 @@ export async function openOutside(seed: string): Promise<Outside> {
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     effects,
+    mend: (label) => void mended.add(label),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());

@@ -36,8 +36,10 @@ export type Part =
   | { readonly kind: 'refusal' }
   /** The run fails here. */
   | { readonly kind: 'failure' }
+  /** An effect that is refused for good, which fails the run, until the outside is mended; then the run is retried. */
+  | { readonly kind: 'broken' }
   | { readonly kind: 'branches'; readonly branches: readonly (readonly Part[])[] }
-  /** A child run with parts of its own; the story catches its failure. */
+  /** A child run with parts of its own; the story catches its failure, unless that is to be mended. */
   | { readonly kind: 'child'; readonly parts: readonly Part[] }
   /** Child runs of which the first `count` to complete are wanted; the others are cancelled. */
   | { readonly kind: 'race'; readonly count: number; readonly children: readonly (readonly Part[])[] };
@@ -51,15 +53,27 @@ export interface Story {
 export interface PlannedRun {
   /** Its label is the run key. */
   readonly story: Story;
-  readonly startAtMs: number;
-  /** Further starts under the same run key. */
-  readonly duplicatesAtMs: readonly number[];
-  readonly cancelAtMs: number | null;
+  /** The first, and further ones under the same run key. */
+  readonly starts: readonly [PlannedStart, ...PlannedStart[]];
+  readonly cancel: { readonly atMs: number; readonly by: By } | null;
   readonly pause: { readonly atMs: number; readonly forMs: number } | null;
   readonly events: readonly PlannedEvent[];
+  /** How a story with something broken is mended: this long after its failure was seen it is retried by each of these at once. */
+  readonly mending: { readonly afterMs: number; readonly by: readonly [By, ...By[]] } | null;
+}
+
+/** The worker process that is asked to do it; null: the supervisor does. */
+export type By = number | null;
+
+export interface PlannedStart {
+  readonly atMs: number;
+  readonly by: By;
+  /** The worker first starts it in a transaction that is rolled back. */
+  readonly isThrownAway: boolean;
 }
 
 export interface PlannedEvent {
+  readonly by: By;
   readonly key: string;
   readonly atMs: number;
   readonly payload: string;
@@ -95,38 +109,50 @@ const LEAST_DURATION_MS = 16_000;
 const RUNS_PER_SECOND = 12;
 /** Past the engine's lease of 8 s. */
 const STOP_MS = [8_600, 11_500] as const;
+/** So long before the end the last outage strikes, and the killing is over. */
+const LAST_WORD_MS = 1_000;
 /** Far longer than any outage here: a sure event is never late. */
 const SURE_MS = 600_000;
 
 export function makePlan(options: PlanOptions): Plan {
   const durationMs = Math.max(LEAST_DURATION_MS, Math.ceil((options.runs / RUNS_PER_SECOND) * 1_000));
   const runs = Array.from({ length: options.runs }, (_, index) =>
-    planRun(options.seed, `run-${index}`, (durationMs * index) / options.runs),
+    planRun(options, `run-${index}`, (durationMs * index) / options.runs),
   );
   return { durationMs, runs, faults: planFaults(options, durationMs) };
 }
 
-function planRun(seed: string, label: string, startAtMs: number): PlannedRun {
+function planRun({ seed, workers }: PlanOptions, label: string, startAtMs: number): PlannedRun {
   const random = generator(`${seed}/${label}`);
   const parts = planParts(random, 2 + random.below(5), 0);
-  if (random.chance(0.04)) parts.push({ kind: 'failure' });
+  const isBroken = random.chance(0.15);
+  if (isBroken) parts.splice(random.below(parts.length + 1), 0, planBroken(random));
+  else if (random.chance(0.04)) parts.push({ kind: 'failure' });
+  const by = (): By => (random.chance(0.5) ? random.below(workers) : null);
   const story = { label, parts };
   const events: PlannedEvent[] = [];
   for (const { label: teller, parts: told } of storiesOf(story))
     for (const { place, part } of placesOf(told))
-      if (part.kind === 'event') events.push(...planEvents(random, `${teller}/${place}`, startAtMs, part));
+      if (part.kind === 'event')
+        for (const event of planEvents(random, `${teller}/${place}`, startAtMs, part))
+          events.push({ ...event, by: by() });
   const duplicatesAtMs = random.chance(0.25)
     ? Array.from({ length: 1 + random.below(2) }, () =>
         // At once, so that two starters race, or when the run may have ended.
         random.chance(0.5) ? startAtMs : startAtMs + random.between(50, 4_000),
       )
     : [];
+  const start = (atMs: number) => ({ atMs, by: by(), isThrownAway: random.chance(0.3) });
   return {
     story,
-    startAtMs,
-    duplicatesAtMs,
+    starts: [start(startAtMs), ...duplicatesAtMs.map(start)],
     events,
-    cancelAtMs: random.chance(0.08) ? startAtMs + random.between(0, 2_500) : null,
+    // What is to be mended must come to its failure first.
+    cancel:
+      !isBroken && random.chance(0.08) ? { atMs: startAtMs + random.between(0, 2_500), by: by() } : null,
+    mending: isBroken
+      ? { afterMs: random.between(0, 500), by: random.chance(0.4) ? [by(), by()] : [by()] }
+      : null,
     pause: random.chance(0.05)
       ? { atMs: startAtMs + random.between(0, 1_500), forMs: random.between(0, 2_000) }
       : null,
@@ -163,6 +189,17 @@ function planPart(random: Random, depth: number): Part {
   return { kind: 'race', count, children };
 }
 
+/** By itself, in one of several branches, or in a child; other parts around it. */
+function planBroken(random: Random): Part {
+  const parts = planParts(random, random.below(3), 1);
+  parts.splice(random.below(parts.length + 1), 0, { kind: 'broken' });
+  const dice = random.below(5);
+  if (dice < 2) return { kind: 'broken' };
+  if (dice < 3) return { kind: 'child', parts };
+  const others = planMany(random, 1 + random.below(2), 0);
+  return { kind: 'branches', branches: [dice < 4 ? parts : [{ kind: 'child', parts }], ...others] };
+}
+
 function planMany(random: Random, count: number, depth: number): Part[][] {
   return Array.from({ length: count }, () => planParts(random, 1 + random.below(3), depth + 1));
 }
@@ -187,7 +224,7 @@ function planEvents(
   key: string,
   startAtMs: number,
   part: Extract<Part, { kind: 'event' }>,
-): PlannedEvent[] {
+): Omit<PlannedEvent, 'by'>[] {
   const event = (atMs: number, payload: string) => ({ key, atMs: Math.max(0, atMs), payload });
   if (part.comes === 'never' || part.comes === 'relayed') return [];
   if (part.comes === 'race') return [event(startAtMs + part.timeoutMs + random.between(-200, 200), 'race')];
@@ -205,17 +242,28 @@ function planFaults({ seed, workers }: PlanOptions, durationMs: number): Planned
   const stops = generator(`${seed}/stops`);
   const outages = generator(`${seed}/postgres`);
   const faults: PlannedFault[] = [];
-  for (let atMs = kills.between(1_000, 2_500); atMs < durationMs; atMs += kills.between(700, 3_000))
+  for (
+    let atMs = kills.between(1_000, 2_500);
+    atMs < durationMs - LAST_WORD_MS;
+    atMs += kills.between(700, 3_000)
+  )
     faults.push({ kind: 'kill', atMs, slot: kills.below(workers), downMs: kills.below(1_001) });
   for (let atMs = stops.between(1_500, 3_500); atMs < durationMs; atMs += stops.between(4_500, 9_000))
     faults.push({ kind: 'stop', atMs, slot: stops.below(workers), forMs: stops.between(...STOP_MS) });
-  for (let atMs = outages.between(4_000, 7_000); atMs < durationMs; atMs += outages.between(5_000, 10_000))
+  for (
+    let atMs = outages.between(4_000, 7_000);
+    atMs < durationMs - 5 * LAST_WORD_MS;
+    atMs += outages.between(5_000, 10_000)
+  )
     faults.push({
       kind: 'postgres',
       atMs,
       mode: outages.chance(0.5) ? 'immediate' : 'fast',
       downMs: outages.below(2_001),
     });
+  // No death comes after it: what it tore from living processes these must find again themselves.
+  const downMs = outages.between(500, 1_500);
+  faults.push({ kind: 'postgres', atMs: durationMs - LAST_WORD_MS, mode: 'immediate', downMs });
   return faults.sort((one, other) => one.atMs - other.atMs);
 }
 
@@ -243,6 +291,13 @@ export function* placesOf(
         yield* placesOf([inner], `${prefix}${branchKey(index, branch)}/`);
     else yield { place: `${prefix}${nameOf(part, index)}`, part };
   }
+}
+
+/** Where a run of these parts fails until the outside is mended; null: nowhere. */
+export function brokenPlaceOf(parts: readonly Part[]): string | null {
+  for (const { place, part } of placesOf(parts))
+    if (part.kind === 'broken' || (part.kind === 'child' && brokenPlaceOf(part.parts) !== null)) return place;
+  return null;
 }
 
 /** The branches of a relay. */

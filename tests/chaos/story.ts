@@ -9,8 +9,8 @@ import { z } from 'zod';
 import { CountersignError } from '../../src/errors.ts';
 import { type Workflow, workflow } from '../../src/jobs/engine/workflow.ts';
 import type { Invocable, Json, Step, StepContext, StepOptions } from '../../src/types.ts';
-import type { EffectCall } from './outside.ts';
-import { branchKey, childrenAt, nameOf, type Part, RELAY, type Story } from './plan.ts';
+import { type EffectCall, REFUSED_STATUS } from './outside.ts';
+import { branchKey, brokenPlaceOf, childrenAt, nameOf, type Part, RELAY, type Story } from './plan.ts';
 
 export const STORY = 'chaos-story';
 /** The name of every event in a chaos run; its key says which. */
@@ -50,6 +50,9 @@ const UNDO = 'undo';
 export const FAILURE_PLACE = 'on-failure';
 export const UNDO_PLACE = `${FAILURE_PLACE}/${UNDO}`;
 
+/** An effect that the story has no choices about. */
+const ONE_CALL = { kind: 'effect', mode: 'keyed', refusals: 0, slowMs: 0 } as const;
+
 export function storyWorkflows(outsideUrl: string): Workflow[] {
   const outside = new Caller(outsideUrl);
   const tell = workflow({
@@ -60,8 +63,7 @@ export function storyWorkflows(outsideUrl: string): Workflow[] {
       play({ outside, label, step, prefix: '', child: invocable }, parts),
     onFailure: async (step, { label }) => {
       const stage = { outside, label, step, prefix: '', child: invocable };
-      const undone = { kind: 'effect', mode: 'keyed', refusals: 0, slowMs: 0 } as const;
-      await step.run(UNDO, (context) => effect(stage, UNDO_PLACE, '', undone, context), PATIENT);
+      await step.run(UNDO, (context) => effect(stage, UNDO_PLACE, '', ONE_CALL, context), PATIENT);
     },
   });
   // Children are stories too.
@@ -132,6 +134,8 @@ async function playPart(stage: Stage, index: number, part: Part): Promise<Json> 
       else await step.sleepUntil(name, new Date(before + part.durationMs));
       return { sleptMs: step.now().getTime() - before };
     }
+    case 'broken':
+      return step.run(name, (context) => effect(stage, place, '', ONE_CALL, context, 'broken'), PATIENT);
     case 'failure':
       return step.run(name, refuse);
     case 'refusal':
@@ -154,7 +158,9 @@ async function playPart(stage: Stage, index: number, part: Part): Promise<Json> 
       if (part.kind === 'race') return (await step.first(name, part.count, children)) as unknown as Json;
       const [only] = children;
       if (!only) throw new Error('no child');
-      return step.invoke(name, stage.child, only.input).catch(caught);
+      const invoked = step.invoke(name, stage.child, only.input);
+      // What is to be mended fails all the way up.
+      return brokenPlaceOf(only.input.parts) === null ? invoked.catch(caught) : invoked;
     }
     default:
       return part satisfies never;
@@ -177,6 +183,7 @@ async function effect(
   token: string,
   part: Extract<Part, { kind: 'effect' }>,
   context: StepContext,
+  world: 'whole' | 'broken' = 'whole',
 ): Promise<string> {
   const { runId } = stage.step.runRef;
   const call: EffectCall = {
@@ -187,6 +194,7 @@ async function effect(
     token,
     refusals: part.refusals,
     slowMs: part.slowMs,
+    isBroken: world === 'broken',
   };
   if (part.mode === 'keyed') return stage.outside.act('keyed', call, context.signal);
 
@@ -269,6 +277,7 @@ class Caller {
       ...request,
       signal: AbortSignal.any([signal, AbortSignal.timeout(boundMs)]),
     });
+    if (response.status === REFUSED_STATUS) return refuse();
     if (!response.ok) throw new Error(`The outside answered ${response.status}`);
     return (await response.json()) as { receipt: string | null };
   }

@@ -14,13 +14,21 @@ import { connectDatabase, type Database } from '../../src/jobs/engine/db.ts';
 import { type Engine, openEngine } from '../../src/jobs/engine/engine.ts';
 import { migrate } from '../../src/jobs/engine/migrate.ts';
 import { createLogger } from '../../src/log.ts';
-import type { Json } from '../../src/types.ts';
+import type { RunRef } from '../../src/types.ts';
+import { type Answer, type Ask, perform, WORKSPACE } from './ask.ts';
 import { Fleet } from './fleet.ts';
 import { judge, type Verdict } from './judge.ts';
 import { type Outside, openOutside } from './outside.ts';
-import { makePlan, type Plan, type PlannedFault, type PlannedRun } from './plan.ts';
+import {
+  type By,
+  makePlan,
+  type Plan,
+  type PlannedFault,
+  type PlannedRun,
+  type PlannedStart,
+} from './plan.ts';
 import { borrowServer, type ChaosServer, openServer } from './server.ts';
-import { EVENT, STORY, STORY_TABLES, storyWorkflows } from './story.ts';
+import { STORY_TABLES, storyWorkflows } from './story.ts';
 
 export interface ChaosOptions {
   readonly runs: number;
@@ -44,6 +52,12 @@ export interface ChaosReport {
   readonly pgStops: number;
   /** Runs that were parked because they lost their worker too often, and resumed. */
   readonly parks: number;
+  /** Runs that failed, were mended and retried. */
+  readonly mended: number;
+  /** What worker processes were asked for and answered in time. */
+  readonly answered: Readonly<Record<Ask['kind'], number>>;
+  /** Runs that a worker process began to work by starting them. */
+  readonly begunByStarter: number;
   readonly seconds: number;
   readonly rows: Verdict['rows'];
   readonly statuses: Verdict['statuses'];
@@ -53,7 +67,6 @@ export interface ChaosReport {
   readonly ok: boolean;
 }
 
-const WORKSPACE = 'T0CHAOS';
 const PROGRESS_MS = 2_000;
 const POLL_MS = 250;
 /** After the healing: longest time in which not one step is journaled and no run ends. Lease, sweep and durable waits stay far below. */
@@ -64,6 +77,12 @@ const WORKING_MS = 60_000;
 const MAX_LOSSES = 5;
 /** A start or an event that cannot be brought into a healthy database for so long is a breach. */
 const PERSIST_MS = 60_000;
+/** A worker that has not answered by then may be stopped or gone. */
+const ANSWER_MS = 2_000;
+/** When every run has ended, a process with nothing to do has let go of its slots after this long. */
+const IDLE_MS = 10_000;
+/** From so many planned starts by workers on, some are answered and some begun by the starter, whatever the faults. */
+const MANY_STARTS = 10;
 const MAX_BREACHES = 20;
 const log = createLogger({ level: 'silent' });
 
@@ -106,6 +125,9 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
       stops: fleet.stops,
       pgStops: world.pgStops,
       parks: world.parks,
+      mended: world.mended.size,
+      answered: world.answered,
+      begunByStarter: verdict.begunByStarter,
       seconds: Math.round((Date.now() - startedAt) / 100) / 10,
       rows: verdict.rows,
       statuses: verdict.statuses,
@@ -159,6 +181,17 @@ class Chaos {
   #outage = Promise.resolve();
   pgStops = 0;
   parks = 0;
+  /** How many retries said that they changed the run, by its label. */
+  readonly mended = new Map<string, number>();
+  readonly #retries: Promise<unknown>[] = [];
+  readonly answered: Record<Ask['kind'], number> = {
+    start: 0,
+    emit: 0,
+    cancel: 0,
+    retry: 0,
+    idle: 0,
+    'throw-away': 0,
+  };
 
   constructor(parts: Parts) {
     this.#parts = parts;
@@ -167,6 +200,7 @@ class Chaos {
   async run(): Promise<Verdict> {
     const { plan, fleet, database, outside } = this.#parts;
     const progress = setInterval(() => void this.#progress(), PROGRESS_MS);
+    const mender = setInterval(() => void this.#mend().catch(() => undefined), POLL_MS);
     try {
       await Promise.all([
         ...plan.runs.flatMap((run) => this.#tell(run)),
@@ -175,69 +209,162 @@ class Chaos {
       ]);
       fleet.heal();
       await this.#drain();
+      await Promise.all(this.#retries);
+      await this.#idle();
       this.#breaches.push(...fleet.gone, ...(await fleet.end()));
       const verdict = await judge(database, plan, outside, {
         startedAs: this.#startedAs,
         cancelledAs: this.#cancelledAs,
       });
-      return { ...verdict, breaches: [...this.#breaches, ...verdict.breaches] };
+      return { ...verdict, breaches: [...this.#breaches, ...this.#unmet(verdict), ...verdict.breaches] };
     } finally {
       clearInterval(progress);
+      clearInterval(mender);
       // Whoever stops the server for good must not meet one that is being started again.
       await this.#outage.catch(() => undefined);
     }
   }
 
-  /** Everything that happens to one run from outside, each at its time. */
-  #tell({
-    story,
-    startAtMs,
-    duplicatesAtMs,
-    cancelAtMs,
-    pause: paused,
-    events,
-  }: PlannedRun): Promise<void>[] {
+  /** Everything that happens to one run from outside, each at its time; mending comes when it has failed. */
+  #tell({ story, starts, cancel, pause: paused, events }: PlannedRun): Promise<void>[] {
     const { engine, database } = this.#parts;
     const { label } = story;
     const startedAs = new Set<string>();
     this.#startedAs.set(label, startedAs);
-    const start = (atMs: number) =>
-      this.#persist(atMs, `start of ${label}`, async () => {
-        const run = await database.transaction((tx) =>
-          engine.start(tx, {
-            workspaceId: WORKSPACE,
-            workflowName: STORY,
-            input: story as unknown as Json,
-            origin: 'signal',
-            runKey: label,
-          }),
-        );
-        startedAs.add(run.runId);
-        return run;
-      });
-    const first = start(startAtMs);
-    const steer = async (atMs: number, what: keyof Engine['control']) => {
-      const run = await first;
-      if (!run) return;
-      await this.#persist(atMs, `${what} of ${label}`, async () => {
-        const steered = await database.transaction((tx) => engine.control[what](tx, run, 'chaos'));
-        if (what === 'cancel') this.#cancelledAs.set(label, steered.status);
-      });
+    const start = ({ atMs, by, isThrownAway }: PlannedStart) =>
+      this.#ask(atMs, by, `start of ${label}`, { kind: 'start', story, isThrownAway }, ({ runId }) =>
+        startedAs.add(String(runId)),
+      );
+    const [earliest, ...others] = starts;
+    const first = start(earliest).then((answer) => answer?.runId);
+    const steer = async (atMs: number, what: 'pause' | 'resume') => {
+      const runId = await first;
+      if (runId === undefined) return;
+      const run: RunRef = { workspaceId: WORKSPACE, runId };
+      await this.#persist(atMs, `${what} of ${label}`, () =>
+        database.transaction((tx) => engine.control[what](tx, run)),
+      );
+    };
+    const cancelled = async ({ atMs, by }: NonNullable<PlannedRun['cancel']>) => {
+      const runId = await first;
+      if (runId === undefined) return;
+      const answer = await this.#ask(atMs, by, `cancel of ${label}`, { kind: 'cancel', runId });
+      if (answer?.status !== undefined) this.#cancelledAs.set(label, answer.status);
     };
     return [
       first.then(() => undefined),
-      ...duplicatesAtMs.map(async (atMs) => void (await start(atMs))),
-      ...events.map(({ key, atMs, payload }) =>
-        this.#persist(atMs, `event ${key}`, async () => {
-          await database.transaction((tx) =>
-            engine.emit(tx, { workspaceId: WORKSPACE, name: EVENT, key }, payload),
-          );
-        }),
+      ...others.map(async (other) => void (await start(other))),
+      ...events.map(
+        async ({ key, atMs, payload, by }) =>
+          void (await this.#ask(atMs, by, `event ${key}`, { kind: 'emit', key, payload })),
       ),
-      ...(cancelAtMs === null ? [] : [steer(cancelAtMs, 'cancel')]),
+      ...(cancel === null ? [] : [cancelled(cancel)]),
       ...(paused === null
         ? []
         : [steer(paused.atMs, 'pause').then(() => steer(paused.atMs + paused.forMs, 'resume'))]),
+    ];
+  }
+
+  /**
+   * Asks a worker, and does it itself when that has not answered in time, failed or is gone, as it may or may not have done it. `note` hears
+   * of every answer, late ones too.
+   */
+  async #ask(
+    atMs: number,
+    by: By,
+    what: string,
+    ask: Ask,
+    note: (answer: Answer) => void = () => undefined,
+  ): Promise<Answer | undefined> {
+    const { database, engine } = this.#parts;
+    if (by !== null) {
+      await this.#until(atMs);
+      const answer = await this.#answer(by, ask, ANSWER_MS, note);
+      if (answer) return answer;
+    }
+    const plain = ask.kind === 'start' ? { ...ask, isThrownAway: false } : ask;
+    const answer = await this.#persist(atMs, what, () => perform(database, engine, plain));
+    if (answer) note(answer);
+    return answer;
+  }
+
+  /** Undefined: nobody knows. */
+  async #answer(
+    slot: number,
+    ask: Ask,
+    boundMs: number,
+    note: (answer: Answer) => void,
+  ): Promise<Answer | undefined> {
+    const overdue = new AbortController();
+    const answered = this.#parts.fleet.ask(slot, ask).then(
+      (answer) => {
+        note(answer);
+        return answer;
+      },
+      () => undefined,
+    );
+    const late = pause(boundMs, undefined, { signal: overdue.signal }).catch(() => undefined);
+    const answer = await Promise.race([answered, late]);
+    overdue.abort();
+    if (answer) this.answered[ask.kind] += 1;
+    return answer;
+  }
+
+  /** What an operator does about a run that failed for a cause that can be mended: mends it, then retries the run, once or twice at once. */
+  async #mend(): Promise<void> {
+    const { database, plan, outside } = this.#parts;
+    const broken = plan.runs.filter(({ mending, story }) => mending && !this.mended.has(story.label));
+    if (broken.length === 0) return;
+    const { rows } = await database.query<{ run_id: string; run_key: string }>({
+      text: `select run_id, run_key from runs where status = 'failed' and parent_run_id is null and run_key = any ($1)`,
+      values: [broken.map(({ story }) => story.label)],
+    });
+    for (const { story, mending } of broken) {
+      const { label } = story;
+      const runId = rows.find((row) => row.run_key === label)?.run_id;
+      if (!mending || runId === undefined || this.mended.has(label)) continue;
+      this.mended.set(label, 0);
+      outside.mend(label);
+      const atMs = Date.now() - this.#beganAt + mending.afterMs;
+      for (const by of mending.by)
+        this.#retries.push(
+          this.#ask(atMs, by, `retry of ${label}`, { kind: 'retry', runId }, ({ changed }) => {
+            const times = (this.mended.get(label) ?? 0) + (changed === true ? 1 : 0);
+            this.mended.set(label, times);
+            if (times > 1) this.#breaches.push(`${label}: ${times} retries each say that they retried it`);
+          }),
+        );
+    }
+  }
+
+  /** A slot that a process keeps for no run is lost to it for ever; one last start, rolled back, is to leave neither slot nor run. */
+  async #idle(): Promise<void> {
+    const { fleet } = this.#parts;
+    await fleet.working(AbortSignal.timeout(WORKING_MS)).catch(() => undefined);
+    await Promise.all(
+      fleet.states.map(async (_, slot) => {
+        const story = { label: `thrown-away-${slot}`, parts: [] };
+        const isAnswered = await this.#answer(
+          slot,
+          { kind: 'throw-away', story },
+          ANSWER_MS,
+          () => undefined,
+        );
+        if (!isAnswered) this.#breaches.push(`worker ${slot} does not answer, though all is well`);
+        if (!(await this.#answer(slot, { kind: 'idle' }, IDLE_MS, () => undefined)))
+          this.#breaches.push(`worker ${slot} keeps a slot or works, though every run has ended`);
+      }),
+    );
+  }
+
+  /** Whether what the plan is for came to pass at all. */
+  #unmet({ begunByStarter }: Verdict): string[] {
+    const { plan } = this.#parts;
+    const planned = plan.runs.flatMap(({ starts }) => starts).filter(({ by }) => by !== null).length;
+    if (planned < MANY_STARTS) return [];
+    return [
+      ...(this.answered.start === 0 ? [`${planned} starts were asked of workers, none was answered`] : []),
+      ...(begunByStarter === 0 ? ['no worker began what it started by itself'] : []),
     ];
   }
 
@@ -325,11 +452,16 @@ class Chaos {
   }
 
   async #count(): Promise<{ open: number; mark: string } | undefined> {
+    const { plan, database } = this.#parts;
     try {
-      const { rows } = await this.#parts.database.query<{ done: number; open: number; rows: number }>({
+      const { rows } = await database.query<{ done: number; open: number; rows: number }>({
         text: `select count(*) filter (where is_done and parent_run_id is null) as done, count(*) filter (where not is_done) as open,
                  (select count(*) from steps) + (select count(*) from waits) as rows
-               from (select parent_run_id, status in ('completed', 'failed', 'cancelled') as is_done from runs) as r`,
+               from (
+                 select parent_run_id, status in ('completed', 'cancelled') or (status = 'failed' and not coalesce(run_key = any ($1), false)) as is_done
+                 from runs) as r`,
+        // What is to be mended has not ended by failing.
+        values: [plan.runs.flatMap(({ mending, story }) => (mending ? [story.label] : []))],
       });
       const row = rows[0];
       if (!row) return undefined;

@@ -1,5 +1,6 @@
 /**
- * One worker process of a chaos run: an engine with the story's workflows, which may be killed, stopped and continued at any time.
+ * One worker process of a chaos run: an engine with the story's workflows, which may be killed, stopped and continued at any time. What
+ * it is asked over its channel it does beside its work.
  *
  * Invariant: it ends only when it is asked to (SIGTERM), when its supervisor is gone, or when a signal kills it; a database that is away
  * is waited for. Anything else that ends it is a defect.
@@ -9,6 +10,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { connectDatabase } from '../../src/jobs/engine/db.ts';
 import { type Engine, openEngine } from '../../src/jobs/engine/engine.ts';
 import { createLogger } from '../../src/log.ts';
+import { type Asked, answerOf } from './ask.ts';
 import { storyWorkflows } from './story.ts';
 
 const RETRY_MS = 100;
@@ -30,6 +32,12 @@ async function end(): Promise<void> {
   process.disconnect?.();
 }
 process.on('SIGTERM', () => void end());
+process.on('message', (asked: Asked) => {
+  void answerOf(database, ending ? undefined : engine, asked).then((answered) => {
+    // Whoever asked may be gone, and does it again if not.
+    if (process.connected) process.send?.(answered, () => undefined);
+  });
+});
 // The channel closes with the supervisor, however that ended.
 process.on('disconnect', () => process.exit(ending ? 0 : 1));
 

@@ -24,5 +24,9 @@ test('sixty runs outlive kills, stops and database outages', async () => {
   expect(report.kills).toBeGreaterThanOrEqual(1);
   expect(report.stops).toBeGreaterThanOrEqual(1);
   expect(report.pgStops).toBeGreaterThanOrEqual(1);
+  // Runs were begun by the worker that started them, and failed ones were retried.
+  expect(report.answered.start).toBeGreaterThanOrEqual(1);
+  expect(report.begunByStarter).toBeGreaterThanOrEqual(1);
+  expect(report.mended).toBeGreaterThanOrEqual(1);
   expect(report.seconds * 1_000).toBeLessThan(BOUND_MS);
 }, 100_000);

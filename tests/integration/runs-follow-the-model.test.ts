@@ -1,7 +1,8 @@
 /**
  * Guarantee: whatever a workflow is made of, and whatever happens to the processes that work it, a run ends as a reader of its code
  * would say. Random programs over all primitives are read by a small pure model and worked by real engines that are stopped, lose
- * their lease, hand over after every step, pause and cancel at random moments. The output is the model's; a row of the journal is
+ * their lease, hand over after every step, pause and cancel at random moments. Some fail at a step that is broken, in a branch or a child
+ * of a child, until the world is mended, and are retried: then they go on from there. The output is the model's; a row of the journal is
  * there where the model says so and nowhere else, once; what a transaction wrote is there if and only if its step is journaled; steps
  * of a run that nobody interrupted are entered as often as the model says; when all is over nothing waits, holds or works any more.
  *
@@ -19,7 +20,6 @@ import type { Json, RunRef } from '../../src/types.ts';
 import { SUSPEND, testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
 import {
   eventsOf,
-  foreseeable,
   HEARD,
   interpret,
   modelOf,
@@ -27,8 +27,8 @@ import {
   type Program,
   type ProgramInput,
   type RunModel,
-  type Statement,
 } from '../support/run-model.ts';
+import { broken, programs } from '../support/run-programs.ts';
 
 const base = useDatabase();
 const CASES = Number(process.env.COUNTERSIGN_PROPERTY_RUNS ?? 40);
@@ -66,8 +66,14 @@ interface Poke {
 interface Plan {
   readonly suspend: boolean;
   readonly engines: 1 | 2;
+  /** Who starts and retries runs: a process that works them, or one that works nothing. */
+  readonly starter: 'worker' | 'driver';
   readonly sayAtMs: number;
   readonly cancelAtMs: number | null;
+  /** How often what is broken fails its run before the world is mended. */
+  readonly failures: 1 | 2;
+  /** Retries at once, of which one counts. */
+  readonly retriers: 1 | 2;
   readonly pokes: readonly Poke[];
 }
 interface Case {
@@ -75,72 +81,14 @@ interface Case {
   readonly plan: Plan;
 }
 
-const mostly = (value: boolean) =>
-  fc.oneof({ weight: 4, arbitrary: fc.constant(value) }, fc.constant(!value));
-const leaf: fc.Arbitrary<Statement> = fc.oneof(
-  { weight: 3, arbitrary: fc.record({ do: fc.constant('run' as const), value: fc.nat(9) }) },
-  {
-    weight: 3,
-    arbitrary: fc.record({
-      do: fc.constant('fail' as const),
-      before: fc.nat(2),
-      end: fc.constantFrom('well' as const, 'used-up' as const, 'terminal' as const),
-      caught: mostly(true),
-    }),
-  },
-  { weight: 3, arbitrary: fc.record({ do: fc.constant('transact' as const), value: fc.nat(9) }) },
-  { weight: 1, arbitrary: fc.record({ do: fc.constant('refuse' as const), caught: mostly(true) }) },
-  { weight: 2, arbitrary: fc.record({ do: fc.constant('sleep' as const), ms: fc.nat(12) }) },
-  {
-    weight: 4,
-    arbitrary: fc.record({
-      do: fc.constant('hear' as const),
-      when: fc.constantFrom('after' as const, 'before' as const, 'never' as const),
-    }),
-  },
-  { weight: 2, arbitrary: fc.record({ do: fc.constant('send' as const), twice: fc.boolean() }) },
-  { weight: 2, arbitrary: fc.record({ do: fc.constant('derive' as const) }) },
-  { weight: 2, arbitrary: fc.record({ do: fc.constant('meet' as const), ms: fc.nat(8) }) },
-  { weight: 1, arbitrary: fc.record({ do: fc.constant('hang' as const) }) },
-);
-
-function programs(depth: number): fc.Arbitrary<Program> {
-  if (depth === 0) return fc.array(leaf, { maxLength: 3 });
-  const inner = programs(depth - 1);
-  const nested: fc.Arbitrary<Statement> = fc.oneof(
-    {
-      weight: 3,
-      arbitrary: fc.record({
-        do: fc.constant('split' as const),
-        mode: fc.constantFrom('all' as const, 'settled' as const, 'race' as const),
-        branches: fc.array(inner, { minLength: 1, maxLength: 3 }),
-        caught: mostly(true),
-      }),
-    },
-    {
-      weight: 2,
-      arbitrary: fc.record({ do: fc.constant('invoke' as const), child: inner, caught: mostly(true) }),
-    },
-    {
-      weight: 2,
-      arbitrary: fc
-        .record({
-          do: fc.constant('first' as const),
-          count: fc.integer({ min: 1, max: 3 }),
-          children: fc.array(inner, { minLength: 1, maxLength: 4 }),
-          caught: mostly(true),
-        })
-        .map((first) => ({ ...first, count: Math.min(first.count, first.children.length) })),
-    },
-  );
-  return fc.array(fc.oneof({ weight: 2, arbitrary: leaf }, nested).map(foreseeable), { maxLength: 4 });
-}
-
 const plans: fc.Arbitrary<Plan> = fc.record({
   suspend: SUSPEND ? fc.constant(true) : fc.boolean(),
   engines: fc.constantFrom(1 as const, 2 as const),
+  starter: fc.constantFrom('worker' as const, 'driver' as const),
   sayAtMs: fc.nat(40),
   cancelAtMs: fc.oneof({ weight: 6, arbitrary: fc.constant(null) }, fc.nat(80)),
+  failures: fc.constantFrom(1 as const, 1 as const, 2 as const),
+  retriers: fc.constantFrom(1 as const, 2 as const),
   pokes: fc.array(
     fc.record({
       atMs: fc.nat(80),
@@ -151,7 +99,10 @@ const plans: fc.Arbitrary<Plan> = fc.record({
 });
 
 const cases: fc.Arbitrary<Case> = fc.record({
-  programs: fc.array(programs(2), { minLength: 1, maxLength: 3 }),
+  programs: fc.array(fc.oneof({ weight: 2, arbitrary: programs(2) }, broken(2)), {
+    minLength: 1,
+    maxLength: 3,
+  }),
   plan: plans,
 });
 
@@ -161,12 +112,17 @@ const cases: fc.Arbitrary<Case> = fc.record({
 
 const WRITE = 'insert into program_effects (place) values ($1)';
 
-/** The same for every engine; `entered` counts how often the bodies of steps were entered, by place. */
-function theWorkflow(entered: Record<string, number>): Workflow<ProgramInput, Json> {
+/** The same for every engine; `entered` counts how often the bodies of steps were entered, by place; `mended` holds the places of runs. */
+function theWorkflow(
+  entered: Record<string, number>,
+  mended: ReadonlySet<string> = new Set(),
+): Workflow<ProgramInput, Json> {
   const outside: Outside = {
     entered: (place) => {
       entered[place] = (entered[place] ?? 0) + 1;
     },
+    // The place of the run that is nobody's child comes first.
+    isBroken: (place) => !mended.has(/^[^./]*/.exec(place)?.[0] ?? ''),
     write: async (tx, place) => {
       await tx.query({ text: WRITE, values: [place] });
     },
@@ -189,7 +145,8 @@ let serial = 0;
 async function complaints({ programs: bodies, plan }: Case): Promise<string[]> {
   serial += 1;
   const entered: Record<string, number> = {};
-  const flow = theWorkflow(entered);
+  const mended = new Set<string>();
+  const flow = theWorkflow(entered, mended);
   const engines: Engine[] = [];
   const open = async () => {
     const engine = await openEngine({
@@ -213,11 +170,12 @@ async function complaints({ programs: bodies, plan }: Case): Promise<string[]> {
   try {
     await say(true);
     for (let count = 0; count < plan.engines; count += 1) await open();
+    const speaker = () => (plan.starter === 'worker' ? engines[0] : undefined) ?? driver;
     const runs: RunRef[] = [];
     for (const { place, program } of roots)
       runs.push(
         await base.db.transaction((tx) =>
-          driver.start(tx, {
+          speaker().start(tx, {
             workspaceId: WORKSPACE,
             workflowName: flow.name,
             workflowVersion: 1,
@@ -226,11 +184,30 @@ async function complaints({ programs: bodies, plan }: Case): Promise<string[]> {
           }),
         ),
       );
-    const models = roots.map(({ place, program }) => modelOf(place, program));
+    const models = roots.map(({ place, program }) => modelOf(place, program, plan.failures));
     const cancelled = new Set<string>();
     const cancel = async (run: RunRef) => {
       const { changed } = await base.db.transaction((tx) => driver.control.cancel(tx, run, 'by the plan'));
       if (changed) cancelled.add(run.runId);
+    };
+    const found: string[] = [];
+    /** Mends the world before the last retry; what then hangs is cancelled. */
+    const mend = async (run: RunRef, { failures, outcome, place }: RunModel) => {
+      for (let failure = 1; failure <= failures; failure += 1) {
+        const status = await endOf(run);
+        if (status !== 'failed') return;
+        if (failure === failures) mended.add(place);
+        const retries = await Promise.all(
+          Array.from({ length: plan.retriers }, () =>
+            base.db.transaction((tx) => speaker().control.retry(tx, run)),
+          ),
+        );
+        const times = retries.filter(({ changed }) => changed).length;
+        if (times !== 1) found.push(`${place}: ${times} of ${retries.length} retries at once retried it`);
+      }
+      if (failures === 0 || outcome.kind !== 'hang') return;
+      await pause(HANG_MS);
+      await cancel(run);
     };
     const poke = async ({ atMs, what }: Poke) => {
       await pause(atMs);
@@ -253,14 +230,17 @@ async function complaints({ programs: bodies, plan }: Case): Promise<string[]> {
       ...plan.pokes.map(poke),
       ...runs.map(async (run, index) => {
         if (plan.cancelAtMs !== null) await pause(plan.cancelAtMs);
-        else if (models[index]?.outcome.kind === 'hang') await pause(HANG_MS);
+        else if (models[index]?.outcome.kind === 'hang' && models[index].failures === 0) await pause(HANG_MS);
         else return;
         await cancel(run);
+      }),
+      ...models.map(async (model, index) => {
+        const run = runs[index];
+        if (run) await mend(run, model);
       }),
     ]);
     const tree = await treeOf(runs);
     const interrupted = plan.pokes.some(({ what }) => what !== 'pause');
-    const found: string[] = [];
     for (const [index, run] of runs.entries()) {
       const model = models[index];
       if (model)
@@ -277,6 +257,19 @@ async function complaints({ programs: bodies, plan }: Case): Promise<string[]> {
   } finally {
     await Promise.all([...stopped, ...engines.map((engine) => engine.stop(0))]);
   }
+}
+
+async function endOf(run: RunRef): Promise<string | undefined> {
+  let status: string | undefined;
+  await until('an end', async () => {
+    const { rows } = await base.db.query<{ status: string }>({
+      text: 'select status from runs where run_id = $1',
+      values: [run.runId],
+    });
+    status = rows[0]?.status;
+    return ENDED.includes(status ?? '');
+  }).catch(() => undefined);
+  return status;
 }
 
 /** What a takeover needs: the lease has ended, somebody is told. The process itself notices nothing and goes on. */
@@ -303,6 +296,8 @@ interface TreeRun {
   readonly output: Json;
   readonly error: { readonly code: string; readonly message: string } | null;
   readonly worker_id: string | null;
+  readonly retry_count: number;
+  readonly place: string;
   readonly rows: readonly { path: string; kind: string; outcome: string | null; failed: boolean }[];
 }
 interface Tree {
@@ -322,14 +317,14 @@ async function treeOf(roots: readonly RunRef[]): Promise<Tree> {
                select * from runs where run_id = any ($1)
                union all
                select r.* from runs r join tree t on r.workspace_id = t.workspace_id and r.parent_run_id = t.run_id)
-             select run_id, parent_run_id, parent_path, child_key, status, output, error, worker_id,
+             select run_id, parent_run_id, parent_path, child_key, status, output, error, worker_id, retry_count, input->>'place' as place,
                (select coalesce(json_agg(j), '[]') from (
                   select path, kind, null as outcome, error is not null as failed from steps s
                     where s.workspace_id = tree.workspace_id and s.run_id = tree.run_id
                   union all
                   select path, kind, coalesce(outcome, 'open'), false from waits w
                     where w.workspace_id = tree.workspace_id and w.run_id = tree.run_id) j) as rows
-             from tree`,
+             from tree order by created_at`,
       values: [roots.map((run) => run.runId)],
     });
     return rows;
@@ -369,50 +364,83 @@ function judge(model: RunModel, runId: string, judging: Judging): void {
 
   const { outcome, place } = model;
   const expected = { ok: 'completed', error: 'failed', hang: 'cancelled' }[outcome.kind];
+  const retries = run.retry_count;
+  // What it worked for was cancelled before anybody retried it.
+  const stayed = !certain && run.status === 'failed' && retries < model.failures;
   const allowed = cancelled ? ['cancelled'] : certain ? [expected] : [expected, 'cancelled'];
-  if (!allowed.includes(run.status)) say(`ended as ${run.status}, not ${allowed.join(' or ')}`);
-  const whole = run.status !== 'cancelled';
+  if (!allowed.includes(run.status) && !stayed) say(`ended as ${run.status}, not ${allowed.join(' or ')}`);
+  const whole = run.status !== 'cancelled' && !stayed;
+  // A child that was started anew has its place.
+  const kin = tree.runs.filter((other) => other.place === place);
   if (run.status === 'completed' && outcome.kind === 'ok')
     if (JSON.stringify(sorted(run.output)) !== JSON.stringify(sorted(outcome.value)))
       say(`gave another output than ${JSON.stringify(outcome.value)}`);
-  if (run.status === 'failed' && outcome.kind === 'error' && !outcome.codes.has(run.error?.code ?? ''))
+  if (
+    whole &&
+    run.status === 'failed' &&
+    outcome.kind === 'error' &&
+    !outcome.codes.has(run.error?.code ?? '')
+  )
     say(`failed with another code than ${[...outcome.codes]}`);
   if (run.status !== 'completed' && run.output !== null) say('has an output, though it did not complete');
   if (run.worker_id !== null) say('is held by a worker');
 
   const paths = run.rows.map((row) => row.path);
   if (new Set(paths).size < paths.length) say('has two rows of one path');
+  if (whole ? retries !== model.failures : retries > model.failures) say(`was retried ${retries} times`);
   const open = run.rows.filter((row) => row.outcome === 'open');
   if (open.length > 0) say(`waits for ${open.map((row) => row.path)}`);
   if (run.status === 'completed')
     for (const row of run.rows)
-      if (model.must.has(row.path) && row.outcome === 'cancelled')
+      if (
+        model.must.has(row.path) &&
+        row.outcome === 'cancelled' &&
+        !(retries > 0 && (row.path.includes('~') || paths.includes(nextOf(row.path))))
+      )
         say(`completed, though its wait ${row.path} was withdrawn`);
   const missing = whole ? [...model.must].filter((path) => !paths.includes(path)) : [];
   if (missing.length > 0) say(`lacks ${missing}`);
+  // What a failure withdrew is waited for again after the retry.
+  const withdrawn = run.rows.filter((row) => row.outcome === 'cancelled').map((row) => nextOf(row.path));
   const surplus = paths.filter(
-    (path) => !model.must.has(path) && !model.may.has(path) && !path.startsWith('on-failure'),
+    (path) =>
+      !model.must.has(path) &&
+      !model.may.has(path) &&
+      !path.startsWith('on-failure') &&
+      !(retries > 0 && withdrawn.includes(path)),
   );
   if (surplus.length > 0) say(`has besides ${surplus}`);
 
   for (const [at, path] of model.transacts) {
-    const journaled = paths.includes(path) ? 1 : 0;
+    const journaled = kin.filter((one) => one.rows.some((row) => row.path === path)).length;
     if ((tree.written.get(at) ?? 0) !== journaled) say(`wrote ${path} ${tree.written.get(at) ?? 0} times`);
   }
   for (const [at, step] of model.runs) {
     const times = entered[at] ?? 0;
-    if (paths.includes(step.path) && times < step.tries) say(`entered ${step.path} ${times} times`);
-    if (exact && whole && model.must.has(step.path) && times !== step.tries)
+    const rows = paths.filter((path) => path.replace(/@\d+$/, '') === step.path).length;
+    if (rows > 0 && times < (step.breaks ? rows : step.tries)) say(`entered ${step.path} ${times} times`);
+    if (
+      exact &&
+      whole &&
+      kin.length === 1 &&
+      !step.besides &&
+      model.must.has(step.path) &&
+      times !== step.tries
+    )
       say(`entered ${step.path} ${times} times, not ${step.tries}`);
   }
   const words = tree.written.get(`${place}!`) ?? 0;
-  if (words !== (run.status === 'completed' ? 0 : 1)) say(`ran onFailure ${words} times`);
+  const unhappy = kin.map((one) => one.retry_count + (one.status === 'completed' ? 0 : 1));
+  if (words !== unhappy.reduce((sum, count) => sum + count, 0)) say(`ran onFailure ${words} times`);
 
   const children = tree.runs.filter((one) => one.parent_run_id === runId);
   for (const child of model.children) {
     const found = children.filter((one) => one.parent_path === child.path && one.child_key === child.key);
-    if (found.length > 1) say(`started ${child.path} ${child.key} ${found.length} times`);
-    const [one] = found;
+    // A failure of this run cancelled the earlier ones.
+    const one = found.pop();
+    if (found.length > retries) say(`started ${child.path} ${child.key} ${found.length + 1} times`);
+    for (const earlier of found)
+      judge(child.model, earlier.run_id, { ...judging, cancelled: true, certain: false });
     const needed = whole && child.required;
     if (!one && needed) say(`did not start ${child.path} ${child.key}`);
     if (one)
@@ -424,6 +452,12 @@ function judge(model: RunModel, runId: string, judging: Judging): void {
   }
   if (children.some((one) => !model.children.some((child) => child.path === one.parent_path)))
     say('started a child that nobody asked for');
+}
+
+/** Where the journal keeps what is done at `path` once more. */
+function nextOf(path: string): string {
+  const [base = path, generation = '1'] = path.split('@');
+  return `${base}@${Number(generation) + 1}`;
 }
 
 /** Keys in order: the database gives them back as it stored them. */

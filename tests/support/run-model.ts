@@ -18,6 +18,8 @@ export type Statement =
       readonly end: 'well' | 'used-up' | 'terminal';
       readonly caught: boolean;
     }
+  /** Is refused for good, which nothing catches, until the world is mended; then the run is retried. One per program, see `broken`. */
+  | { readonly do: 'break'; readonly value: number }
   | { readonly do: 'transact'; readonly value: number }
   /** Writes in its transaction and then refuses: nothing of it may stay. */
   | { readonly do: 'refuse'; readonly caught: boolean }
@@ -61,8 +63,19 @@ export interface RunModel {
   readonly may: ReadonlySet<string>;
   /** What steps do to the world: the path of each by its place. Of `transact`, once if and only if it is journaled. */
   readonly transacts: ReadonlyMap<string, string>;
-  readonly runs: ReadonlyMap<string, { readonly path: string; readonly tries: number }>;
+  readonly runs: ReadonlyMap<string, StepModel>;
+  /** How often it fails at what is broken, and is retried, before it ends as `outcome` says. */
+  readonly failures: number;
   readonly children: readonly ChildModel[];
+}
+
+export interface StepModel {
+  readonly path: string;
+  readonly tries: number;
+  /** It fails its run for good before it is tried again. */
+  readonly breaks: boolean;
+  /** It stands beside what is broken: a failure of the run may interrupt it. */
+  readonly besides: boolean;
 }
 
 export interface ChildModel {
@@ -83,6 +96,8 @@ export interface ProgramInput {
 export interface Outside {
   /** Called by the body of each `run` step, each time it is entered. */
   entered(place: string): void;
+  /** Whether what is broken still is. */
+  isBroken(place: string): boolean;
   /** Called in the transaction of each `transact` step. */
   write(tx: Tx, place: string): Promise<void>;
 }
@@ -126,6 +141,12 @@ async function perform(
         outside.entered(place);
         return statement.value;
       });
+    case 'break':
+      return step.run('break', async () => {
+        outside.entered(place);
+        if (outside.isBroken(place)) throw new CountersignError('TOOL_REFUSED', 'not yet');
+        return statement.value;
+      });
     case 'fail':
       return orCaught(statement.caught, () =>
         step.run(
@@ -164,7 +185,7 @@ async function perform(
     case 'hang':
       return (await step.waitForEvent('hang', { event: 'never', key: place, timeoutMs: FOREVER_MS })) as Json;
     case 'send': {
-      const sent = { event: 'sent', key: place, payload: place };
+      const sent = { event: 'sent', key: `${place} ${step.runRef.runId}`, payload: place };
       const first = await step.sendEvent('send', sent);
       return statement.twice ? [first, await step.sendEvent('send', sent)] : [first];
     }
@@ -172,17 +193,20 @@ async function perform(
       const derived = [step.now().toISOString(), step.id(), step.random()];
       return step.run('derive', async () => 'derived', { input: derived });
     }
-    case 'meet':
+    case 'meet': {
+      // A child that is started anew sends anew.
+      const met = { event: 'met', key: `${place} ${step.runRef.runId}` };
       return Promise.all([
         step.branch('meet-wait', async (own) => {
-          const heard = await own.waitForEvent('wait', { event: 'met', key: place, timeoutMs: FOREVER_MS });
+          const heard = await own.waitForEvent('wait', { ...met, timeoutMs: FOREVER_MS });
           return heard as Json;
         }),
         step.branch('meet-send', async (own) => {
           if (statement.ms > 0) await own.sleep('nap', statement.ms);
-          return own.sendEvent('send', { event: 'met', key: place, payload: place });
+          return own.sendEvent('send', { ...met, payload: place });
         }),
       ]);
+    }
     case 'split': {
       const branches = () =>
         statement.branches.map((program, index) =>
@@ -251,16 +275,39 @@ async function orCaught(
 // As a model
 // ---------------------------------------------------------------------------------------------------------------
 
-export function modelOf(place: string, program: Program): RunModel {
+/** `failures`: how often what is broken in the program, if anything is, fails it before the world is mended. */
+export function modelOf(place: string, program: Program, failures: number): RunModel {
   const run = {
+    failures: isBroken(program) ? failures : 0,
+    besides: false,
     must: new Set<string>(),
     may: new Set<string>(),
     transacts: new Map<string, string>(),
-    runs: new Map<string, { path: string; tries: number }>(),
+    runs: new Map<string, StepModel>(),
     children: [] as ChildModel[],
   };
   recordAll(run, program, '', place, true);
   return { place, outcome: outcomeOf(program, place), ...run };
+}
+
+export function isBroken(program: Program): boolean {
+  return program.some(
+    (statement) =>
+      statement.do === 'break' ||
+      (statement.do === 'split' && statement.branches.some(isBroken)) ||
+      (statement.do === 'invoke' && isBroken(statement.child)) ||
+      (statement.do === 'first' && statement.children.some(isBroken)),
+  );
+}
+
+/** The program, if it comes to its end by itself and well; else an empty one. */
+export function endingWell(program: Program): Program {
+  return outcomeOf(program).kind === 'ok' ? program : [];
+}
+
+/** The program, if it comes to its end by itself, once mended; else without what follows the statement `last`. */
+export function ending(program: Program, last: number): Program {
+  return outcomeOf(program).kind === 'hang' ? program.slice(0, last + 1) : program;
 }
 
 /** Events that somebody has to say: their keys, and whether before the run is started. */
@@ -312,6 +359,7 @@ function outcomeOfOne(statement: Statement, place: string): Outcome {
     outcome.kind === 'error' && 'caught' in statement && statement.caught ? ok(CAUGHT) : outcome;
   switch (statement.do) {
     case 'run':
+    case 'break':
     case 'transact':
       return ok(statement.value);
     case 'fail':
@@ -368,8 +416,11 @@ interface Recording {
   readonly must: Set<string>;
   readonly may: Set<string>;
   readonly transacts: Map<string, string>;
-  readonly runs: Map<string, { path: string; tries: number }>;
+  readonly runs: Map<string, StepModel>;
   readonly children: ChildModel[];
+  readonly failures: number;
+  /** What is recorded now stands beside what is broken. */
+  besides: boolean;
 }
 
 /** Records what a sequence leaves in the journal. `sure`: it is surely worked to its end. */
@@ -397,15 +448,30 @@ function record(
     (sure ? run.must : run.may).add(path);
     return path;
   };
+  /** Of a step that fails the run as often as it fails at all: a row for each time, and one for the last. */
+  const rows = (path: string, breaks: boolean) => {
+    for (let generation = 2; breaks && generation <= run.failures + 1; generation += 1)
+      row(`${path}@${generation}`);
+    return row(path);
+  };
+  const { besides } = run;
   switch (statement.do) {
+    case 'break':
+      run.runs.set(place, {
+        path: rows(named('break'), true),
+        tries: run.failures + 1,
+        breaks: true,
+        besides,
+      });
+      return;
     case 'fail': {
       const path = row(named('fail'));
       for (let tried = 1; tried <= statement.before; tried += 1) row(`${path}~${tried}`);
-      run.runs.set(place, { path, tries: statement.before + 1 });
+      run.runs.set(place, { path, tries: statement.before + 1, breaks: false, besides });
       return;
     }
     case 'run':
-      run.runs.set(place, { path: row(named('run')), tries: 1 });
+      run.runs.set(place, { path: row(named('run')), tries: 1, breaks: false, besides });
       return;
     case 'transact':
       run.transacts.set(place, row(named('transact')));
@@ -424,22 +490,25 @@ function record(
     case 'split': {
       const kinds = statement.branches.map((branch) => outcomeOf(branch).kind);
       const errors = kinds.filter((kind) => kind === 'error').length;
+      const breaks = statement.branches.some(isBroken);
       for (const [index, branch] of statement.branches.entries()) {
+        run.besides = besides || (breaks && !isBroken(branch));
         const toItsEnd =
           statement.mode === 'settled' ||
           (statement.mode === 'all' && (errors === 0 || (errors === 1 && kinds[index] === 'error')));
         recordAll(run, branch, `${named(splitName(place, index))}/`, `${place}/${index}`, sure && toItsEnd);
       }
+      run.besides = besides;
       return;
     }
     case 'invoke': {
-      const path = row(named('invoke'));
-      const model = modelOf(`${place}/0`, statement.child);
+      const path = rows(named('invoke'), isBroken(statement.child));
+      const model = modelOf(`${place}/0`, statement.child, run.failures);
       run.children.push({ path, key: 'invoke', required: sure && model.outcome.kind !== 'hang', model });
       return;
     }
     case 'first': {
-      const path = row(named('first'));
+      const path = rows(named('first'), statement.children.some(isBroken));
       const kinds = statement.children.map((child) => outcomeOf(child).kind);
       const allNeeded = kinds.filter((kind) => kind === 'ok').length === statement.count;
       for (const [index, child] of statement.children.entries()) {
@@ -448,7 +517,7 @@ function record(
           path,
           key: `c${index}`,
           required,
-          model: modelOf(`${place}/${index}`, child),
+          model: modelOf(`${place}/${index}`, child, run.failures),
         });
       }
       return;
