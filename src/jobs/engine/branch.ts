@@ -78,10 +78,10 @@ export class Branch implements Step {
     return this.#named(name, async (path) => {
       const inputHash = hashInput(options.input);
       for (;;) {
-        const backoff = this.#segment.openBackoff(path);
+        const backoff = this.#segment.journaled.openBackoff(path);
         if (backoff !== undefined) await this.#segment.blockOn(this.#scope, backoff);
         const outcome = await this.#unit(async () => {
-          const known = this.#segment.recall(path, 'run', inputHash);
+          const known = this.#segment.journaled.recall(path, 'run', inputHash);
           return known ? { entry: known } : this.#try(path, inputHash, body, options);
         });
         if ('entry' in outcome) return this.#deliver<T>(outcome.entry);
@@ -96,7 +96,7 @@ export class Branch implements Step {
     body: (context: StepContext) => Promise<T>,
     options: StepOptions,
   ): Promise<{ entry: JournalEntry } | { backoff: WaitSpec }> {
-    const tryNumber = this.#segment.triesBefore(path) + 1;
+    const tryNumber = this.#segment.journaled.triesBefore(path) + 1;
     const startedAt = new Date();
     const row = { path, kind: 'run', inputHash, startedAt };
     let result: Json;
@@ -165,7 +165,7 @@ export class Branch implements Step {
     return this.#named(name, async (path) => {
       const inputHash = hashInput(options.input);
       const entry = await this.#unit(async () => {
-        const known = this.#segment.recall(path, 'transact', inputHash);
+        const known = this.#segment.journaled.recall(path, 'transact', inputHash);
         if (known) return known;
         const row = { path, kind: 'transact', inputHash, startedAt: new Date() };
         try {
@@ -218,7 +218,7 @@ export class Branch implements Step {
       const { wakes, database } = this.#segment.deps;
       const inputHash = hashInput([sent.event, sent.key, sent.payload ?? null]);
       const entry = await this.#unit(async () => {
-        const known = this.#segment.recall(path, 'send-event', inputHash);
+        const known = this.#segment.journaled.recall(path, 'send-event', inputHash);
         if (known) return known;
         const row = { path, kind: 'send-event', inputHash, startedAt: new Date() };
         const address = { workspaceId: this.#attempt.workspaceId, name: sent.event, key: sent.key };
@@ -284,7 +284,7 @@ export class Branch implements Step {
         ]),
       ]);
       const known = await this.#unit(async () => {
-        const entry = this.#segment.recall(path, 'children', inputHash);
+        const entry = this.#segment.journaled.recall(path, 'children', inputHash);
         if (entry) return entry;
         const started = await this.#segment.withChildren((tx) =>
           startChildren(tx, deps.wakes, this.#attempt, {
@@ -337,7 +337,7 @@ export class Branch implements Step {
 
   async #wait(spec: WaitSpec): Promise<JournalEntry> {
     const known = await this.#unit(
-      async () => this.#segment.recall(spec.path, spec.kind, spec.inputHash) ?? null,
+      async () => this.#segment.journaled.recall(spec.path, spec.kind, spec.inputHash) ?? null,
     );
     return known ?? this.#segment.block(this.#scope, spec);
   }
@@ -387,7 +387,7 @@ export class Branch implements Step {
     this.#active.add(name);
     try {
       const path = `${this.#prefix}${name}${occurrence === 1 ? '' : `#${occurrence}`}`;
-      return await work(this.#segment.placeOf(path));
+      return await work(this.#segment.journaled.placeOf(path));
     } finally {
       this.#active.delete(name);
     }

@@ -31,6 +31,7 @@ import {
 import { Branch, toJson } from './branch.ts';
 import type { Wakes } from './cancel.ts';
 import type { Database } from './db.ts';
+import { Journaled } from './journaled.ts';
 import type { Registry, Workflow } from './workflow.ts';
 
 /** About 3 s in all: longer outages are the sweeper's. */
@@ -81,10 +82,7 @@ export class Segment {
   readonly deps: SegmentDeps;
   readonly attempt: Attempt;
   readonly #workflow: Workflow;
-  readonly #journal = new Map<string, JournalEntry>();
-  readonly #retried: ReadonlySet<string>;
-  /** Waits that stood open when this attempt began. */
-  readonly #open = new Set<string>();
+  readonly journaled: Journaled;
   /** Branches blocked on a wait, by path. */
   readonly #blocked = new Map<string, Blocked>();
   /** Which step an error that the body saw came from. */
@@ -113,7 +111,7 @@ export class Segment {
     this.deps = deps;
     this.attempt = attempt;
     this.#workflow = workflow;
-    this.#retried = new Set(attempt.retried);
+    this.journaled = new Journaled(attempt.retried);
     this.#draining = attempt.pausing;
   }
 
@@ -134,19 +132,14 @@ export class Segment {
   }
 
   async #replay(): Promise<void> {
-    // Nobody held it before: nothing is journaled.
-    if (this.attempt.fence === 1) return;
     const { entries, open } = await readJournal(this.deps.database, this.attempt);
-    for (const { path, kind } of open) {
-      this.#open.add(path);
-      if (kind === 'children') this.#hasChildren = true;
-    }
-    for (const entry of entries) if (!this.#retried.has(entry.path)) this.#journal.set(entry.path, entry);
+    this.journaled.read(entries, open);
+    this.#hasChildren = open.some(({ kind }) => kind === 'children');
   }
 
   async #work(input: unknown): Promise<void> {
     const { cancelling } = this.attempt;
-    const failed = this.#journal.get(this.#failurePath)?.error;
+    const failed = this.journaled.entry(this.#failurePath)?.error;
     if (cancelling)
       return this.#unwind(input, failed ?? cancelling, { status: 'cancelled', error: cancelling });
     if (failed) return this.#unwind(input, failed, { status: 'failed', error: failed });
@@ -180,7 +173,7 @@ export class Segment {
     end: Pick<RunEnd, 'status' | 'failedPath'> & { error: StoredError },
   ): Promise<void> {
     const failedPath =
-      end.failedPath ?? (this.#journal.get(this.#failurePath)?.result as string | null) ?? null;
+      end.failedPath ?? (this.journaled.entry(this.#failurePath)?.result as string | null) ?? null;
     this.#scope = { body: false };
     this.#blocked.clear();
     try {
@@ -212,37 +205,6 @@ export class Segment {
     const paths = [...this.#blocked].filter(([, branch]) => branch.registered).map(([path]) => path);
     if (paths.length === 0 || this.#over || this.#parking) return;
     void this.#look(async () => this.#resume(await readOutcomes(this.deps.database, this.attempt, paths)));
-  }
-
-  /** Where the journal keeps what the body asks for at `path`: elsewhere when that step is being retried. */
-  placeOf(path: string): string {
-    let place = path;
-    for (let generation = 2; this.#retried.has(place); generation += 1) place = `${path}@${generation}`;
-    return place;
-  }
-
-  /** A finished entry, after checking that the code asks for what was journaled. */
-  recall(path: string, kind: string, inputHash: string | null): JournalEntry | undefined {
-    const entry = this.#journal.get(path);
-    if (entry && (entry.kind !== kind || entry.inputHash !== inputHash))
-      throw new CountersignError(
-        'JOURNAL_MISMATCH',
-        `Step ${path} was journaled as another ${entry.kind === kind ? 'input' : 'kind'}`,
-      );
-    return entry;
-  }
-
-  /** How often a step was tried and backed off already. */
-  triesBefore(path: string): number {
-    let tries = 0;
-    while (this.#journal.has(`${path}~${tries + 1}`)) tries += 1;
-    return tries;
-  }
-
-  /** The backoff that an earlier attempt began after its last try of a step and that is not over; registered, so `blockOn` it. */
-  openBackoff(path: string): string | undefined {
-    const backoff = `${path}~${this.triesBefore(path) + 1}`;
-    return this.#open.has(backoff) ? backoff : undefined;
   }
 
   /** Remembers that `error`, which the body is about to see, came from the step at `path`. */
@@ -416,7 +378,7 @@ export class Segment {
 
   #resume(ended: readonly JournalEntry[]): void {
     for (const entry of ended) {
-      this.#journal.set(entry.path, entry);
+      this.journaled.add(entry);
       const branch = this.#blocked.get(entry.path);
       this.#blocked.delete(entry.path);
       branch?.resume(entry);
