@@ -19,7 +19,8 @@ import type {
   WorkspaceId,
 } from '../types.ts';
 import { readApproval } from './approval-view.ts';
-import { decide, detailsOpened, hasOpenedDetails } from './approvals.ts';
+import { detailsOpened, hasOpenedDetails } from './approvals.ts';
+import { decide } from './deciding.ts';
 import type { PolicyInForce } from './definitions.ts';
 import { owe, oweNote, PRIORITY } from './deliveries.ts';
 import type { Database } from './engine/db.ts';

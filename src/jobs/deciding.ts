@@ -1,0 +1,231 @@
+/**
+ * A person's word on a request: who may give it, whether it counts, and what it leads to.
+ *
+ * Invariants. Authority is judged at the click by the newest policy. The first commit wins; everybody else is told. The outcome, the
+ * action's move, the ledger's entries, the wake-up and every redraw are one transaction. Nothing but `decide`, called for a verified
+ * click, makes a decision.
+ *
+ * Lock order: event key -> request -> action -> ledger subject.
+ */
+import { randomUUIDv7 } from 'node:crypto';
+import type {
+  DeliveryTarget,
+  Eligibility,
+  JsonObject,
+  NoteReason,
+  PersonFacts,
+  Queryable,
+  Tx,
+  WorkspaceId,
+} from '../types.ts';
+import { factsOf, lockAction, moveAction } from './actions.ts';
+import {
+  closeRequest,
+  DECISION_OF,
+  lockRequest,
+  outcomeAddress,
+  type StoredRequest,
+  UUID,
+} from './approvals.ts';
+import type { PolicyInForce } from './definitions.ts';
+import { oweNote, redraw } from './deliveries.ts';
+import type { DecisionAsked } from './desk.ts';
+import type { Engine } from './engine/engine.ts';
+import { appendEntry } from './ledger.ts';
+import { readTask } from './tasks.ts';
+
+export interface DecideDeps {
+  readonly engine: Pick<Engine, 'emit' | 'lockEvent'>;
+  readonly policyOf: PolicyInForce;
+  readonly deploymentId: string;
+}
+
+/**
+ * Takes a verified click. Records a decision, or explains privately why not; either way its author sees something.
+ * Repeatable: the same click again is answered as already counted or decided.
+ */
+export async function decide(tx: Tx, deps: DecideDeps, asked: DecisionAsked): Promise<void> {
+  const { workspaceId, person } = asked;
+  const refuse = async (note: NoteReason, runId: string | null): Promise<void> => {
+    await oweNote(tx, workspaceId, noteTarget(asked), note);
+    await appendEntry(tx, {
+      workspaceId,
+      subjectKind: runId === null ? 'workspace' : 'run',
+      subjectId: runId ?? workspaceId,
+      kind: 'approval.click_refused',
+      facts: {
+        requestId: UUID.test(asked.requestId) ? asked.requestId : null,
+        person: `${person.teamId}/${person.userId}`,
+        decision: asked.decision,
+        why: note.kind === 'ineligible' ? note.reason : note.kind,
+      },
+    });
+  };
+
+  if (!UUID.test(asked.requestId)) return refuse({ kind: 'not_found' }, null);
+  await deps.engine.lockEvent(tx, outcomeAddress(workspaceId, asked.requestId));
+  const request = await lockRequest(tx, workspaceId, asked.requestId);
+  if (request === null) return refuse({ kind: 'not_found' }, null);
+  const { runId } = request;
+  if (asked.deploymentId !== deps.deploymentId) return refuse({ kind: 'other_deployment' }, runId);
+  if (asked.actionHash !== request.actionHash) return refuse({ kind: 'replaced' }, runId);
+  if (!(await isOurMessage(tx, asked))) return refuse({ kind: 'not_found' }, runId);
+
+  const task = await readTask(tx, workspaceId, request.taskId);
+  if (task === null) return refuse({ kind: 'not_found' }, runId);
+  const action = await lockAction(tx, workspaceId, request.actionId);
+  const policy = await deps.policyOf(tx, workspaceId);
+  const facts = factsOf(task, action.kind, action.arguments);
+  const rule = policy.reviewRule(facts, policy.evaluate(facts));
+  const eligibility: Eligibility = policy.eligibility(person, rule, task.requester);
+  if (!eligibility.eligible)
+    return refuse({ kind: 'ineligible', reason: eligibility.reason, reviewers: rule.reviewers }, runId);
+  if (request.status !== 'pending') {
+    await redraw(tx, workspaceId, request.requestId);
+    return refuse(await decidedNote(tx, workspaceId, request), runId);
+  }
+  if (request.overdue) return refuse({ kind: 'expired' }, runId);
+
+  const inserted = await tx.query({
+    name: 'decision_insert',
+    text: `insert into decisions (workspace_id, decision_id, request_id, team_id, user_id, decision, reason, surface, policy_version)
+           values ($1, $2, $3, $4, $5, $6, $7, 'slack', $8) on conflict do nothing`,
+    values: [
+      workspaceId,
+      randomUUIDv7(),
+      request.requestId,
+      person.teamId,
+      person.userId,
+      asked.decision,
+      asked.reason,
+      policy.version,
+    ],
+  });
+  if (inserted.rowCount === 0)
+    return refuse(
+      { kind: 'already_counted', at: await decidedAt(tx, workspaceId, request.requestId, person) },
+      runId,
+    );
+  const entry = { workspaceId, subjectKind: 'run', subjectId: runId } as const;
+  await appendEntry(tx, {
+    ...entry,
+    kind: 'approval.decided',
+    facts: {
+      requestId: request.requestId,
+      actionHash: request.actionHash,
+      decision: asked.decision,
+      person: `${person.teamId}/${person.userId}`,
+      policyVersion: policy.version,
+      ownTask: person.userId === task.requester.userId && person.teamId === task.requester.teamId,
+    },
+    ...(asked.reason === null ? {} : { words: { reason: asked.reason } }),
+  });
+
+  const outcome = await outcomeOf(
+    tx,
+    workspaceId,
+    request.requestId,
+    asked,
+    Math.max(rule.quorum, request.rule.quorum),
+  );
+  if (outcome !== null) {
+    await closeRequest(tx, task, request, 'pending', outcome);
+    await moveAction(
+      tx,
+      workspaceId,
+      request.actionId,
+      'awaiting',
+      outcome === 'approved' ? 'permitted' : 'closed',
+    );
+    await deps.engine.emit(tx, outcomeAddress(workspaceId, request.requestId), {
+      status: outcome,
+      reason: asked.reason,
+    });
+  }
+  await redraw(tx, workspaceId, request.requestId);
+}
+
+/** One rejection ends it; approvals end it once enough distinct people stand behind it. Null while more are needed. */
+async function outcomeOf(
+  tx: Tx,
+  workspaceId: WorkspaceId,
+  requestId: string,
+  asked: DecisionAsked,
+  quorum: number,
+): Promise<'approved' | 'rejected' | 'changes_requested' | null> {
+  if (asked.decision === 'reject') return 'rejected';
+  if (asked.decision === 'request_changes') return 'changes_requested';
+  const { rows } = await tx.query<{ count: number }>({
+    name: 'decision_count',
+    text: `select count(distinct (team_id, user_id)) as count from decisions
+           where workspace_id = $1 and request_id = $2 and decision = 'approve'`,
+    values: [workspaceId, requestId],
+  });
+  return (rows[0]?.count ?? 0) >= quorum ? 'approved' : null;
+}
+
+async function decidedAt(
+  db: Queryable,
+  workspaceId: WorkspaceId,
+  requestId: string,
+  person: PersonFacts,
+): Promise<string> {
+  const { rows } = await db.query<{ created_at: Date }>({
+    text: `select created_at from decisions where workspace_id = $1 and request_id = $2 and team_id = $3 and user_id = $4 order by created_at limit 1`,
+    values: [workspaceId, requestId, person.teamId, person.userId],
+  });
+  return rows[0]?.created_at.toISOString() ?? '';
+}
+
+async function decidedNote(
+  db: Queryable,
+  workspaceId: WorkspaceId,
+  request: StoredRequest,
+): Promise<NoteReason> {
+  if (request.status === 'expired') return { kind: 'expired' };
+  if (request.status === 'superseded') return { kind: 'replaced' };
+  // Only who made the decision of that status is named: a request withdrawn with its run was ended by none of its approvers.
+  const { rows } = await db.query<{
+    team_id: string | null;
+    user_id: string | null;
+    created_at: Date | null;
+    closed_at: Date | null;
+  }>({
+    text: `select d.team_id, d.user_id, d.created_at, r.closed_at from approval_requests r
+           left join decisions d on d.workspace_id = r.workspace_id and d.request_id = r.request_id and d.decision = $3
+           where r.workspace_id = $1 and r.request_id = $2 order by d.created_at desc nulls last limit 1`,
+    values: [workspaceId, request.requestId, DECISION_OF[request.status] ?? null],
+  });
+  const last = rows[0];
+  return {
+    kind: 'already_decided',
+    status: request.status,
+    by: last?.team_id && last.user_id ? { teamId: last.team_id, userId: last.user_id } : null,
+    at: (last?.created_at ?? last?.closed_at)?.toISOString() ?? null,
+  };
+}
+
+/**
+ * A click on a message that is not a card of this request is not counted. While a card's ts is not recorded yet (the
+ * click overtook the answer to our own post) nobody can tell, and the button's fingerprint has to do.
+ */
+async function isOurMessage(tx: Tx, asked: DecisionAsked): Promise<boolean> {
+  if (asked.message === null) return true;
+  const { rows } = await tx.query<{ ts: string | null; target: JsonObject }>({
+    name: 'request_cards',
+    text: `select ts, target from deliveries where workspace_id = $1 and subject_id = $2 and view_kind = 'approval'`,
+    values: [asked.workspaceId, asked.requestId],
+  });
+  return rows.some((row) => row.ts === null || row.ts === asked.message?.ts);
+}
+
+function noteTarget(asked: DecisionAsked): DeliveryTarget {
+  return asked.message === null
+    ? { to: 'person', channelId: asked.person.userId, threadTs: null, userId: asked.person.userId }
+    : {
+        to: 'person',
+        channelId: asked.message.channelId,
+        threadTs: asked.message.threadTs,
+        userId: asked.person.userId,
+      };
+}
