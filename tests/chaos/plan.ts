@@ -105,8 +105,8 @@ export interface PlanOptions {
 
 /** Long enough for a process to be stopped past its lease and to come back while runs still start. */
 const LEAST_DURATION_MS = 16_000;
-/** Two cores carry this many stories a second beside the restarts of workers, so that faults meet runs that are under way. */
-const RUNS_PER_SECOND = 12;
+/** What two cores carry beside the restarts of workers: with more, most runs would wait for the calm after the faults. */
+const RUNS_PER_SECOND = 8;
 /** Past the engine's lease of 8 s. */
 const STOP_MS = [8_600, 11_500] as const;
 /** So long before the end the last outage strikes, and the killing is over. */
@@ -245,10 +245,10 @@ function planFaults({ seed, workers }: PlanOptions, durationMs: number): Planned
   for (
     let atMs = kills.between(1_000, 2_500);
     atMs < durationMs - LAST_WORD_MS;
-    atMs += kills.between(700, 3_000)
+    atMs += kills.between(1_500, 6_000)
   )
     faults.push({ kind: 'kill', atMs, slot: kills.below(workers), downMs: kills.below(1_001) });
-  for (let atMs = stops.between(1_500, 3_500); atMs < durationMs; atMs += stops.between(4_500, 9_000))
+  for (let atMs = stops.between(1_500, 3_500); atMs < durationMs; atMs += stops.between(6_000, 14_000))
     faults.push({ kind: 'stop', atMs, slot: stops.below(workers), forMs: stops.between(...STOP_MS) });
   for (
     let atMs = outages.between(4_000, 7_000);
