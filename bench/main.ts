@@ -5,6 +5,7 @@
  */
 import { parseArgs } from 'node:util';
 import { benchEngine } from './engine.ts';
+import { benchStory } from './story.ts';
 import { SetupRefused } from './world.ts';
 
 export interface BenchOptions {
@@ -19,6 +20,7 @@ export interface BenchOptions {
 /** Each resolves to whether every target was met. */
 const SUBJECTS: Record<string, (options: BenchOptions) => Promise<boolean>> = {
   engine: benchEngine,
+  story: benchStory,
 };
 
 const HELP = `Usage: npm run bench -- <subject> [--json] [--only <figure>] [--url <postgres url>]
@@ -32,6 +34,7 @@ Subjects: ${Object.keys(SUBJECTS).join(', ')}
 Examples:
   npm run bench -- engine
   npm run bench -- engine --only throughput
+  npm run bench -- story
   npm run bench -- engine --json --url postgres://postgres@127.0.0.1/postgres > engine.jsonl
 `;
 

@@ -6,10 +6,7 @@
  * Invariants: only processes started here are signalled, by pid; a killed product leaves its world and its database running, an
  * ended file leaves nothing.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll } from 'vitest';
@@ -19,91 +16,10 @@ import { type EmbeddedPostgres, startPostgres } from '../../src/local/postgres.t
 import type { World } from '../../src/local/world.ts';
 import { testLog, until } from './database.ts';
 import { People } from './people.ts';
+import { freePort, type Spawned, spawnProduct } from './spawn.ts';
 
 /** FAULTS: an orderly end takes at most this long. */
 export const STOP_MS = 25_000;
-const READY_MS = 30_000;
-
-/** One process of the product. */
-export interface Spawned {
-  readonly pid: number;
-  readonly url: string;
-  /** From its standard output. */
-  readonly pageUrl: string;
-  /** From the start of the process until it was ready. */
-  readonly startedInMs: number;
-  readonly readyAtMs: number;
-  /** Everything it printed so far. */
-  output(): string;
-  signal(name: 'SIGKILL' | 'SIGSTOP' | 'SIGCONT' | 'SIGTERM'): void;
-  /** Its exit status, null when a signal ended it. */
-  readonly exited: Promise<number | null>;
-}
-
-/** Starts one and waits until /readyz says yes and the page's address is printed. Throws with its output when it ends before. */
-export async function spawnProduct(options: {
-  readonly stateDir: string;
-  readonly port: number;
-  readonly env?: NodeJS.ProcessEnv;
-}): Promise<Spawned> {
-  const startedAtMs = Date.now();
-  const url = `http://127.0.0.1:${options.port}`;
-  const child: ChildProcess = spawn(process.execPath, ['src/cli.mjs', 'dev'], {
-    cwd: path.resolve(import.meta.dirname, '../..'),
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: {
-      ...pick([
-        'PATH',
-        'HOME',
-        'TMPDIR',
-        'TEMP',
-        'SystemRoot',
-        'TZ',
-        'LANG',
-        'COUNTERSIGN_SUSPEND_AFTER_EVERY_STEP',
-      ]),
-      COUNTERSIGN_STATE_DIR: options.stateDir,
-      COUNTERSIGN_LOG_LEVEL: 'warn',
-      PORT: String(options.port),
-      ...options.env,
-    },
-  });
-  let output = '';
-  for (const stream of [child.stdout, child.stderr])
-    stream?.setEncoding('utf8').on('data', (text: string) => {
-      output += text;
-    });
-  const exited = once(child, 'exit').then(([code]) => code as number | null);
-  let ended = false;
-  void exited.then(() => {
-    ended = true;
-  });
-  const pageUrl = await until(
-    'the product to be ready',
-    async () => {
-      if (ended) throw new Error(`The product ended before it was ready:\n${output}`);
-      const printed = /^\s*(http:\S+)$/m.exec(output)?.[1];
-      const answer = await fetch(`${url}/readyz`).catch(() => null);
-      return answer?.ok === true && printed;
-    },
-    READY_MS,
-  ).catch((error: unknown) => {
-    child.kill('SIGKILL');
-    throw error;
-  });
-  const { pid } = child;
-  if (pid === undefined) throw new Error('The product has no pid.');
-  return {
-    pid,
-    url,
-    pageUrl,
-    startedInMs: Date.now() - startedAtMs,
-    readyAtMs: Date.now(),
-    output: () => output,
-    signal: (name) => void child.kill(name),
-    exited,
-  };
-}
 
 export interface GitHubWrite {
   readonly method: string;
@@ -269,20 +185,4 @@ export function useProcess(prepare?: (world: World) => Promise<NodeJS.ProcessEnv
       throw new Error(`The product ended with ${end.code} when asked to stop:\n${current?.output()}`);
   });
   return product;
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const address = probe.address();
-  probe.close();
-  await once(probe, 'close');
-  if (address === null || typeof address === 'string') throw new Error('no port');
-  return address.port;
-}
-
-function pick(names: readonly string[]): NodeJS.ProcessEnv {
-  return Object.fromEntries(
-    names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])),
-  );
 }
