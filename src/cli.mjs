@@ -5,6 +5,7 @@
  */
 import module from 'node:module';
 import path from 'node:path';
+import v8 from 'node:v8';
 
 const version = process.versions.node;
 if (Number.parseInt(version, 10) < 26) {
@@ -13,6 +14,9 @@ if (Number.parseInt(version, 10) < 26) {
   );
   process.exit(1);
 }
+// A process that mostly waits for people should not keep the room of its last burst of work: V8 grows the space of young objects and
+// does not give it back (60 MB after eighteen tasks).
+v8.setFlagsFromString('--semi-space-growth-factor=1');
 // Compiled code is kept between starts; beside the packages and not in the shared temporary folder, where others could write it.
 module.enableCompileCache(path.join(import.meta.dirname, '../node_modules/.cache/node'));
 const { run } = await import('./commands.ts');
