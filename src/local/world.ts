@@ -32,6 +32,12 @@ export interface World {
     readonly apiUrl: string;
     readonly botToken: string;
     readonly signingSecret: string;
+    /** App-level, for Socket Mode. */
+    readonly appToken: string;
+    /** For the OAuth installation: `GET ${authorizeUrl}`, then `oauth.v2.access`. */
+    readonly clientId: string;
+    readonly clientSecret: string;
+    readonly authorizeUrl: string;
     readonly teamId: string;
     readonly appId: string;
     readonly botUserId: string;
@@ -64,6 +70,9 @@ interface Secrets {
   pageToken: string;
   botToken: string;
   signingSecret: string;
+  appToken: string;
+  clientId: string;
+  clientSecret: string;
   githubToken: string;
   modelKey: string;
   ports: { slack?: number; model?: number };
@@ -85,11 +94,14 @@ export async function startWorld(options: StartWorldOptions): Promise<StartedWor
     const nonce = randomBytes(16).toString('hex');
     let port = 0;
     let githubApi: string | undefined;
+    const reachGitHub = () =>
+      githubApi === undefined ? undefined : { apiUrl: githubApi, token: secrets.githubToken };
 
     const slack = await openLocalSlack({
       stateDir,
-      botToken: secrets.botToken,
+      app: secrets,
       signingSecret: secrets.signingSecret,
+      github: reachGitHub,
       controlToken: secrets.controlToken,
       redeliveryScale: options.redeliveryScale ?? 1,
       baseUrl: () => `http://127.0.0.1:${port}`,
@@ -99,7 +111,7 @@ export async function startWorld(options: StartWorldOptions): Promise<StartedWor
       slack,
       token: secrets.pageToken,
       port: () => port,
-      github: () => (githubApi === undefined ? undefined : { apiUrl: githubApi, token: secrets.githubToken }),
+      github: reachGitHub,
     });
     undo.push(() => page.close());
 
@@ -112,6 +124,7 @@ export async function startWorld(options: StartWorldOptions): Promise<StartedWor
     undo.push(() => model.close());
 
     const server = createServer(handler(nonce, [...slack.routes, page.route]));
+    server.on('upgrade', (request, socket, head) => slack.upgrade(request, socket, head));
     const keptPort = options.port ?? secrets.ports.slack;
     port = await onKeptPort(keptPort, (kept) => listen(server, kept ?? 0));
     undo.push(() => closeServer(server));
@@ -132,6 +145,10 @@ export async function startWorld(options: StartWorldOptions): Promise<StartedWor
         apiUrl: `${origin}/api/`,
         botToken: secrets.botToken,
         signingSecret: secrets.signingSecret,
+        appToken: secrets.appToken,
+        clientId: secrets.clientId,
+        clientSecret: secrets.clientSecret,
+        authorizeUrl: `${origin}/oauth/v2/authorize`,
         teamId: TEAM_ID,
         appId: APP_ID,
         botUserId: BOT_USER_ID,
@@ -209,20 +226,24 @@ async function answer(
 
 async function loadSecrets(stateDir: string): Promise<Secrets> {
   const path = join(stateDir, 'world-secrets.json');
-  if (existsSync(path)) {
-    await chmod(path, 0o600);
-    return JSON.parse(await readFile(path, 'utf8')) as Secrets;
-  }
   const random = (): string => randomBytes(24).toString('hex');
   const secrets: Secrets = {
     controlToken: random(),
     pageToken: random(),
     botToken: `xoxb-local-${random()}`,
     signingSecret: randomBytes(16).toString('hex'),
+    appToken: `xapp-1-${APP_ID}-1-${random()}`,
+    clientId: '1000000000000.1000000000001',
+    clientSecret: randomBytes(16).toString('hex'),
     githubToken: `ghp_local${random()}`,
     modelKey: `local-model-${random()}`,
     ports: {},
   };
+  if (existsSync(path)) {
+    await chmod(path, 0o600);
+    // What an earlier version did not know of is made now and kept like the rest.
+    Object.assign(secrets, JSON.parse(await readFile(path, 'utf8')));
+  }
   await saveSecrets(stateDir, secrets);
   return secrets;
 }

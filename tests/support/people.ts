@@ -78,6 +78,13 @@ export interface SeenDelivery {
   readonly envelope: { event_id: string; event: Record<string, unknown> & { type: string } };
 }
 
+export interface SeenSocket {
+  readonly id: string;
+  readonly isLeaving: boolean;
+  readonly sentCount: number;
+  readonly unansweredCount: number;
+}
+
 export interface FaultOrder {
   /** A Web API method, or `*`. */
   readonly method: string;
@@ -254,6 +261,39 @@ export class People {
 
   leave(channel: string, user: string): Promise<unknown> {
     return this.#post('member', { channel, user, what: 'remove' });
+  }
+
+  /** Keeps events back from now on; `release` sends them. */
+  hold(): Promise<unknown> {
+    return this.#post('hold', {});
+  }
+
+  /** Sends the held events one after the other; those not named follow. Gives the event ids as they were sent. */
+  async release(order: 'forward' | 'reverse' | string[] = 'forward'): Promise<string[]> {
+    return (await this.#post<{ sent: string[] }>('release', { order })).sent;
+  }
+
+  /** The app's open Socket Mode connections. */
+  sockets(): Promise<SeenSocket[]> {
+    return this.#get('sockets', {});
+  }
+
+  /** Does something to one Socket Mode connection, or to all. */
+  socket(
+    what: 'warning' | 'refresh_requested' | 'link_disabled' | 'cut' | 'send',
+    options: { id?: string; closeAfterMs?: number; frame?: string } = {},
+  ): Promise<{ count: number }> {
+    return this.#post('socket', { what, ...options });
+  }
+
+  /** Ends a stream as its reader's Stop button does, or as Slack does after five minutes. */
+  interruptStream(channel: string, ts: string, what: 'stop' | 'expire'): Promise<unknown> {
+    return this.#post('stream', { channel, ts, what });
+  }
+
+  /** Every write that arrived at the local GitHub, oldest first. */
+  githubWrites(): Promise<{ method: string; path: string; performed: boolean; status: number | null }[]> {
+    return this.#get('github/writes', {});
   }
 
   connect(eventsUrl: string, subscriptions?: string[]): Promise<unknown> {

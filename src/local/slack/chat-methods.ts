@@ -1,6 +1,4 @@
-/** The `chat.*`, `reactions.*` and `files.*` methods, with Slack's checks and error names. */
-import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+/** The `chat.*` and `reactions.*` methods, with Slack's checks and error names. */
 import type { Args } from './args.ts';
 import { blockChars, checkBlocks, LIMITS } from './limits.ts';
 import {
@@ -15,20 +13,10 @@ import {
   SlackRefusal,
 } from './messages.ts';
 import { BOT_ID, BOT_USER_ID, directMessageId } from './seed.ts';
-import {
-  isRecord,
-  type Json,
-  records,
-  type SlackChannel,
-  type SlackMessage,
-  type StoredFile,
-} from './types.ts';
+import { isRecord, type Json, records, type SlackChannel, type SlackMessage } from './types.ts';
 import { messageJson } from './wire.ts';
 
 export type Method = (context: SlackContext, args: Args) => Json;
-
-/** The file stays small on purpose: a local world is no file server. */
-const FILE_MAX_BYTES = 10_000_000;
 
 export const chatMethods: Record<string, Method> = {
   'chat.postMessage': (context, args) => {
@@ -53,6 +41,7 @@ export const chatMethods: Record<string, Method> = {
   'chat.update': (context, args) => {
     const { channel, message } = ownMessage(context, args, 'cant_update_message');
     if (channel.is_archived) throw new SlackRefusal('is_archived');
+    if (message.streaming) throw new SlackRefusal('streaming_state_conflict');
     const blocks = outgoingBlocks(args);
     const text = outgoingText(args);
     const attachments = args.json('attachments', 'invalid_attachments');
@@ -111,69 +100,7 @@ export const chatMethods: Record<string, Method> = {
       message: messageJson(context.store, message, { metadata: 'omit' }),
     };
   },
-
-  'files.getUploadURLExternal': (context, args) => {
-    const { store } = context;
-    const length = Number(args.required('length'));
-    if (!Number.isInteger(length) || length <= 0 || length > FILE_MAX_BYTES)
-      throw new SlackRefusal('file_upload_size_restricted');
-    const file: StoredFile = {
-      id: store.nextId('F'),
-      name: args.required('filename'),
-      length,
-      uploaded: false,
-      completed: false,
-    };
-    store.data.files.push(file);
-    store.touch();
-    return { upload_url: `${context.baseUrl()}/upload/${file.id}`, file_id: file.id };
-  },
-
-  'files.completeUploadExternal': (context, args) => {
-    const given = records(args.json('files', 'invalid_arguments'));
-    if (given.length === 0) throw new SlackRefusal('invalid_arguments');
-    const files = given.map((item) => {
-      const file = context.store.data.files.find((candidate) => candidate.id === item.id);
-      if (!file?.uploaded || file.completed) throw new SlackRefusal('file_not_found');
-      return { file, title: String(item.title ?? file.name) };
-    });
-    const channelId = args.string('channel_id') ?? args.string('channels');
-    const channel = channelId === undefined ? undefined : writableChannel(context, channelId);
-    const described = files.map(({ file, title }) => {
-      file.completed = true;
-      file.title = title;
-      return {
-        id: file.id,
-        name: file.name,
-        title,
-        size: file.length,
-        url_private: `${context.baseUrl()}/files/${file.id}`,
-        permalink: `${context.baseUrl()}/files/${file.id}`,
-      };
-    });
-    context.store.touch();
-    if (channel) {
-      const threadTs = args.string('thread_ts');
-      postMessage(context, {
-        ...authored(channel.id),
-        text: args.string('initial_comment') ?? '',
-        files: described,
-        ...(threadTs === undefined ? {} : { threadTs }),
-      });
-    }
-    return { files: described };
-  },
 };
-
-/** Keeps an uploaded file's bytes; the name on disk is our id, never the caller's. */
-export function storeUpload(context: SlackContext, fileId: string, bytes: Buffer): boolean {
-  const file = context.store.data.files.find((candidate) => candidate.id === fileId);
-  if (!file || bytes.length > FILE_MAX_BYTES) return false;
-  writeFileSync(join(context.store.stateDir, 'files', file.id), bytes, { mode: 0o600 });
-  file.uploaded = true;
-  context.store.touch();
-  return true;
-}
 
 /** The channel an id, `#name` or person names, provided the bot may write there. */
 export function writableChannel(context: SlackContext, name: string): SlackChannel {
@@ -193,7 +120,7 @@ export function readableChannel(context: SlackContext, name: string): SlackChann
   return channel;
 }
 
-function authored(channel: string): { channel: string; user: string; botId: string } {
+export function authored(channel: string): { channel: string; user: string; botId: string } {
   return { channel, user: BOT_USER_ID, botId: BOT_ID };
 }
 
@@ -227,7 +154,7 @@ function outgoingText(args: Args): string | undefined {
   return text;
 }
 
-function outgoingBlocks(args: Args): Json[] | undefined {
+export function outgoingBlocks(args: Args): Json[] | undefined {
   const blocks = args.json('blocks', 'invalid_blocks_format');
   if (blocks === undefined) return undefined;
   if (!Array.isArray(blocks)) throw new SlackRefusal('invalid_blocks_format');
@@ -237,7 +164,7 @@ function outgoingBlocks(args: Args): Json[] | undefined {
   return records(blocks);
 }
 
-function outgoingMetadata(args: Args): Json | undefined {
+export function outgoingMetadata(args: Args): Json | undefined {
   const metadata = args.object('metadata', 'invalid_metadata_format');
   if (metadata === undefined || Object.keys(metadata).length === 0) return metadata;
   if (typeof metadata.event_type !== 'string' || !isRecord(metadata.event_payload)) {
@@ -259,7 +186,7 @@ function anyMessage(
   return { channel, message };
 }
 
-function ownMessage(
+export function ownMessage(
   context: SlackContext,
   args: Args,
   refusal: string,

@@ -2,11 +2,13 @@
  * The control API, `/control/*`: what tests and the launcher may do that Slack offers nobody. It acts as people,
  * shows the state, and arranges trouble. It needs the control token, which the app never gets.
  */
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { z } from 'zod';
 import type { Acts, ClickOptions } from './acts.ts';
 import { bearer, parseBody, type Route, readBody, sameSecret, sendJson } from './http.ts';
 import { type SlackContext, SlackRefusal } from './messages.ts';
 import { BOT_USER_ID, directMessageId, makeUser, TEAM_ID } from './seed.ts';
+import { interruptStream } from './streams.ts';
 import type { Fault, Json, SlackUser } from './types.ts';
 import { modalStack } from './views.ts';
 import { messageJson, userJson, viewJson } from './wire.ts';
@@ -64,6 +66,16 @@ const bodies = {
     error: z.string().optional(),
     delayMs: z.number().nonnegative().optional(),
   }),
+  release: z.object({
+    order: z.union([z.enum(['forward', 'reverse']), z.array(id)]).default('forward'),
+  }),
+  socket: z.object({
+    what: z.enum(['warning', 'refresh_requested', 'link_disabled', 'cut', 'send']),
+    id: id.optional(),
+    closeAfterMs: z.number().nonnegative().optional(),
+    frame: z.string().optional(),
+  }),
+  stream: z.object({ channel: id, ts: id, what: z.enum(['stop', 'expire']) }),
   redeliver: z.object({ eventId: id, eventsUrl: z.url().optional() }),
   user: z.object({
     id,
@@ -84,12 +96,22 @@ const bodies = {
 
 type Handler = (body: Json) => unknown;
 
-export function controlApi(context: SlackContext, acts: Acts, controlToken: string): Route {
+export interface ControlOptions {
+  readonly token: string;
+  /** The local GitHub, once it runs. */
+  readonly github: () => { readonly apiUrl: string; readonly token: string } | undefined;
+}
+
+export function controlApi(context: SlackContext, acts: Acts, options: ControlOptions): Route {
   const handlers = controlHandlers(context, acts);
   return async (request, response, url) => {
     if (!url.pathname.startsWith('/control/')) return false;
-    if (!sameSecret(bearer(request), controlToken)) {
+    if (!sameSecret(bearer(request), options.token)) {
       sendJson(response, 401, { error: 'invalid_auth' });
+      return true;
+    }
+    if (url.pathname.startsWith('/control/github/')) {
+      await forwardToGitHub(options.github(), request, response, url);
       return true;
     }
     const handler = handlers[`${request.method} ${url.pathname.slice('/control/'.length)}`];
@@ -184,6 +206,23 @@ function controlHandlers(context: SlackContext, acts: Acts): Record<string, Hand
       if (!ack) throw new SlackRefusal('event_not_found');
       return { ackStatus: ack.ackStatus, ackMs: ack.ackMs };
     },
+    'POST hold': () => deliveries.hold(),
+    'POST release': async (body) => ({ sent: await deliveries.release(bodies.release.parse(body).order) }),
+    'GET sockets': () => deliveries.sockets.list(),
+    'POST socket': (body) => {
+      const { what, id: socketId, closeAfterMs, frame } = bodies.socket.parse(body);
+      const { sockets } = deliveries;
+      if (what === 'cut') return { count: sockets.cut(socketId) };
+      if (what === 'send') return { count: sockets.sendRaw(frame ?? '', socketId) };
+      const order = defined({ id: socketId, closeAfterMs }) as { id?: string; closeAfterMs?: number };
+      return { count: sockets.disconnect(what, order) };
+    },
+    'POST stream': (body) => {
+      const { channel, ts, what } = bodies.stream.parse(body);
+      const message = store.message(channel, ts);
+      if (!message) throw new SlackRefusal('message_not_found');
+      interruptStream(context, message, what);
+    },
     'POST fault': (body) => {
       store.data.faults.push(defined(bodies.fault.parse(body)) as unknown as Fault);
       store.touch();
@@ -234,6 +273,28 @@ function controlHandlers(context: SlackContext, acts: Acts): Record<string, Hand
       acts.removeAsAdmin(message);
     },
   };
+}
+
+/** The local GitHub's own orders and its list of writes, so that a test needs one address and one token. */
+async function forwardToGitHub(
+  github: ReturnType<ControlOptions['github']>,
+  request: IncomingMessage,
+  response: ServerResponse,
+  url: URL,
+): Promise<void> {
+  if (github === undefined) {
+    sendJson(response, 503, { error: 'github_not_running' });
+    return;
+  }
+  const route = url.pathname.slice('/control/github/'.length);
+  const body = request.method === 'POST' ? await readBody(request) : undefined;
+  const answer = await fetch(`${github.apiUrl.replace(/\/$/, '')}/_control/${route}${url.search}`, {
+    method: request.method ?? 'GET',
+    headers: { authorization: `Bearer ${github.token}`, 'content-type': 'application/json' },
+    ...(body === undefined || body.length === 0 ? {} : { body: body.toString('utf8') }),
+  });
+  const content = await answer.text();
+  sendJson(response, answer.status, content === '' ? {} : JSON.parse(content));
 }
 
 /** A new person joins every channel and gets a direct message with the bot. */

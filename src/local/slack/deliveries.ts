@@ -1,5 +1,5 @@
 /**
- * What the local Slack sends to the app: signed requests with three seconds for an answer.
+ * What the local Slack sends to the app: signed requests or Socket Mode envelopes, three seconds for an answer.
  *
  * Events are kept until acknowledged: redelivered with the same event id and the same bytes at once, after a minute
  * and after five, across restarts of this process, then given up. Interactions and commands are sent once, as Slack
@@ -8,6 +8,7 @@
 import { createHmac } from 'node:crypto';
 import { setTimeout as setTimer } from 'node:timers';
 import { APP_ID, BOT_USER_ID, TEAM_ID } from './seed.ts';
+import { type Envelope, Sockets } from './sockets.ts';
 import type { SlackStore } from './store.ts';
 import type { EventDelivery, Json } from './types.ts';
 
@@ -16,7 +17,7 @@ const ACK_TIMEOUT_MS = 3_000;
 const REDELIVERY_DELAYS_MS: readonly number[] = [0, 60_000, 300_000];
 
 export interface Ack {
-  /** HTTP status of the app's answer, or 0 when none came in time. */
+  /** HTTP status of the app's answer (200 for an acknowledged envelope), or 0 when none came in time. */
   readonly ackStatus: number;
   readonly ackMs: number;
   /** Slack's word for a failure: `http_timeout`, `connection_failed`, `http_error`, or `not_connected`. */
@@ -38,6 +39,9 @@ export class Deliveries {
   readonly #timers = new Map<string, NodeJS.Timeout>();
   readonly #inFlight = new Set<string>();
   readonly #closing = new AbortController();
+  /** Set while events are being sent in an order of a test's choosing. */
+  #releasing = false;
+  readonly sockets = new Sockets(() => this.#hurry());
 
   constructor(store: SlackStore, options: DeliveryOptions) {
     this.#store = store;
@@ -51,14 +55,56 @@ export class Deliveries {
 
   /** Sets where the app listens and delivers at once what was waiting. */
   connect(eventsUrl: string, subscriptions?: readonly string[]): void {
-    this.#store.data.eventsUrl = eventsUrl;
+    const { data } = this.#store;
+    data.eventsUrl = eventsUrl;
+    data.socketMode = false;
+    if (subscriptions) data.subscriptions = [...subscriptions];
+    this.sockets.disconnect('link_disabled');
+    this.#hurry();
+  }
+
+  /**
+   * Switches the app to Socket Mode and gives the address of one connection. With Slack the switch is a setting of
+   * the app; here asking for a connection is the switch, and `connect` turns it back.
+   */
+  openSocket(origin: string, subscriptions?: readonly string[]): string {
+    this.#store.data.socketMode = true;
     if (subscriptions) this.#store.data.subscriptions = [...subscriptions];
-    const now = Date.now();
-    for (const delivery of this.#store.data.deliveries) {
-      if (delivery.status === 'pending') delivery.dueAtMs = now;
-    }
     this.#store.touch();
-    this.resume();
+    return this.sockets.ticketUrl(origin);
+  }
+
+  /** Keeps back every event from now on; clicks, commands and submissions still go out. */
+  hold(): void {
+    this.#store.data.isHolding = true;
+    for (const timer of this.#timers.values()) clearTimeout(timer);
+    this.#timers.clear();
+    this.#store.touch();
+  }
+
+  /**
+   * Lets the held events go, one after the other, in the given order; those not named follow in theirs. Resolves with
+   * the event ids in the order in which they were sent.
+   */
+  async release(order: 'forward' | 'reverse' | readonly string[]): Promise<string[]> {
+    const { data } = this.#store;
+    const held = data.deliveries.filter(({ status }) => status === 'pending');
+    const named =
+      typeof order === 'string'
+        ? []
+        : order.flatMap((id) => held.find(({ eventId }) => eventId === id) ?? []);
+    const rest = held.filter((delivery) => !named.includes(delivery));
+    const sorted = order === 'reverse' ? rest.reverse() : [...named, ...rest];
+    data.isHolding = false;
+    this.#store.touch();
+    this.#releasing = true;
+    try {
+      for (const delivery of sorted) await this.#attempt(delivery);
+    } finally {
+      this.#releasing = false;
+      this.resume();
+    }
+    return sorted.map(({ eventId }) => eventId);
   }
 
   /**
@@ -110,16 +156,24 @@ export class Deliveries {
     if (!delivery) return undefined;
     return this.post(delivery.body, 'application/json', {
       ...(eventsUrl === undefined ? {} : { eventsUrl }),
-      headers: retryHeaders(Math.max(1, delivery.attempts.length), 'http_timeout'),
+      retry: { count: Math.max(1, delivery.attempts.length), reason: 'http_timeout' },
     });
   }
 
-  /** Posts a signed body and reports the acknowledgement; never throws for the app's failures. */
+  /**
+   * Sends a body, signed or as an envelope, and reports the acknowledgement; never throws for the app's failures. With
+   * `eventsUrl` it goes there by HTTP whatever the app's setting.
+   */
   async post(
     body: string,
     contentType: string,
-    options: { eventsUrl?: string; headers?: Record<string, string> } = {},
+    options: { eventsUrl?: string; retry?: { count: number; reason: string } } = {},
   ): Promise<Ack> {
+    if (options.eventsUrl === undefined && this.#store.data.socketMode === true) {
+      await this.#store.flush();
+      const ack = await this.sockets.send(envelopeOf(body, contentType, options.retry));
+      return { ...ack, ackStatus: ack.reason === undefined ? 200 : 0, noRetry: false };
+    }
     const url = options.eventsUrl ?? this.#store.data.eventsUrl;
     if (url === null) return { ackStatus: 0, ackMs: 0, reason: 'not_connected', body: '', noRetry: false };
     await this.#store.flush();
@@ -141,7 +195,12 @@ export class Deliveries {
           'user-agent': 'Slackbot 1.0 (+https://api.slack.com/robots)',
           'x-slack-request-timestamp': timestamp,
           'x-slack-signature': `v0=${signature}`,
-          ...options.headers,
+          ...(options.retry === undefined
+            ? {}
+            : {
+                'x-slack-retry-num': String(options.retry.count),
+                'x-slack-retry-reason': options.retry.reason,
+              }),
         },
         body,
       });
@@ -164,11 +223,23 @@ export class Deliveries {
     this.#closing.abort();
     for (const timer of this.#timers.values()) clearTimeout(timer);
     this.#timers.clear();
+    this.sockets.close();
+  }
+
+  /** Sends what waits now, whenever it was due: the app has just come (back). */
+  #hurry(): void {
+    const now = Date.now();
+    for (const delivery of this.#store.data.deliveries)
+      if (delivery.status === 'pending') delivery.dueAtMs = now;
+    this.#store.touch();
+    this.resume();
   }
 
   #schedule(delivery: EventDelivery): void {
+    const { data } = this.#store;
     if (delivery.status !== 'pending' || this.#closing.signal.aborted) return;
-    if (this.#store.data.eventsUrl === null) return;
+    if (data.isHolding === true || this.#releasing) return;
+    if (data.eventsUrl === null && data.socketMode !== true) return;
     clearTimeout(this.#timers.get(delivery.eventId));
     const timer = setTimer(
       () => {
@@ -187,10 +258,13 @@ export class Deliveries {
     this.#inFlight.add(delivery.eventId);
     try {
       const previous = delivery.attempts.at(-1);
-      const headers = previous
-        ? retryHeaders(delivery.attempts.length, previous.reason ?? 'unknown_error')
-        : {};
-      const ack = await this.post(delivery.body, 'application/json', { headers });
+      const ack = await this.post(
+        delivery.body,
+        'application/json',
+        previous
+          ? { retry: { count: delivery.attempts.length, reason: previous.reason ?? 'unknown_error' } }
+          : {},
+      );
       if (this.#closing.signal.aborted) return;
       delivery.attempts.push({
         atMs: Date.now(),
@@ -211,6 +285,23 @@ export class Deliveries {
   }
 }
 
-function retryHeaders(count: number, reason: string): Record<string, string> {
-  return { 'x-slack-retry-num': String(count), 'x-slack-retry-reason': reason };
+/** What is a signed request over HTTP, as the envelope it is in Socket Mode. */
+function envelopeOf(body: string, contentType: string, retry: Envelope['retry']): Envelope {
+  if (contentType === 'application/json')
+    return {
+      type: 'events_api',
+      payload: JSON.parse(body),
+      acceptsAnswer: false,
+      ...(retry === undefined ? {} : { retry }),
+    };
+  const form = new URLSearchParams(body);
+  const payload = form.get('payload');
+  if (payload === null)
+    return { type: 'slash_commands', payload: Object.fromEntries(form), acceptsAnswer: true };
+  const interaction = JSON.parse(payload) as Json;
+  return {
+    type: 'interactive',
+    payload: interaction,
+    acceptsAnswer: interaction.type === 'view_submission' || interaction.type === 'block_suggestion',
+  };
 }

@@ -3,21 +3,26 @@
  * only as an address that gets signed requests and as a caller with a token.
  */
 import { randomBytes } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import type { Duplex } from 'node:stream';
 import { Acts } from './acts.ts';
-import { controlApi } from './control.ts';
+import { type ControlOptions, controlApi } from './control.ts';
 import { Deliveries } from './deliveries.ts';
 import type { Route } from './http.ts';
 import type { SlackContext } from './messages.ts';
+import { authorizeRoute } from './oauth.ts';
 import { TEAM_ID } from './seed.ts';
 import { SlackStore } from './store.ts';
-import { webApi } from './web-api.ts';
+import { type AppCredentials, webApi } from './web-api.ts';
 
 export interface LocalSlackOptions {
   readonly stateDir: string;
-  readonly botToken: string;
+  readonly app: AppCredentials;
   readonly signingSecret: string;
   readonly controlToken: string;
   readonly redeliveryScale: number;
+  /** The local GitHub, once it runs: the control API shows what was written there. */
+  readonly github: ControlOptions['github'];
   /** Origin of the server the routes are mounted on; called only after it listens. */
   readonly baseUrl: () => string;
 }
@@ -26,6 +31,8 @@ export interface LocalSlack {
   readonly context: SlackContext;
   readonly acts: Acts;
   readonly routes: readonly Route[];
+  /** For the server's `upgrade` event: the app's Socket Mode connections. */
+  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void;
   /** Saves what is left and stops sending. */
   close(): Promise<void>;
 }
@@ -44,7 +51,12 @@ export async function openLocalSlack(options: LocalSlackOptions): Promise<LocalS
   return {
     context,
     acts,
-    routes: [webApi(context, acts, options.botToken), controlApi(context, acts, options.controlToken)],
+    routes: [
+      webApi(context, acts, options.app),
+      authorizeRoute(context, options.app),
+      controlApi(context, acts, { token: options.controlToken, github: options.github }),
+    ],
+    upgrade: (request, socket, head) => deliveries.sockets.upgrade(request, socket, head),
     async close() {
       deliveries.close();
       await store.flush();

@@ -55,8 +55,18 @@ export interface SlackMessage {
   audience?: string;
   /** A deleted message that still has replies stays as a tombstone; without replies it is removed. */
   tombstone?: boolean;
+  /** Present while the app streams into it. */
+  streaming?: StreamState;
   /** Earlier block sets, newest first: a person may still press a button that an edit has just taken away. */
   wasBlocks?: Json[][];
+}
+
+export interface StreamState {
+  readonly startedAtMs: number;
+  /** Everything streamed so far, in order, as the blocks it is shown as. */
+  blocks: Json[];
+  /** Set when a person pressed Stop. */
+  isStopped?: boolean;
 }
 
 export interface OpenView {
@@ -151,6 +161,16 @@ export interface StoredFile {
   completed: boolean;
 }
 
+export interface OAuthCode {
+  readonly code: string;
+  /** Who pressed Allow. */
+  readonly user: string;
+  readonly scope: string;
+  /** As asked for; null when the request named none. */
+  readonly redirectUri: string | null;
+  readonly expiresAtMs: number;
+}
+
 export interface SlackData {
   readonly format: 1;
   /** The last timestamp given out, in microseconds since the epoch: the next one is always greater. */
@@ -158,6 +178,12 @@ export interface SlackData {
   lastId: number;
   eventsUrl: string | null;
   subscriptions: string[];
+  /** Events and interactions go over the app's WebSockets, whatever `eventsUrl` says. Absent in older files: no. */
+  socketMode?: boolean;
+  /** Events are kept back until `/control/release`. Absent: no. */
+  isHolding?: boolean;
+  /** Codes given out by the authorize page. Absent in older files: none. */
+  oauthCodes?: OAuthCode[];
   users: SlackUser[];
   channels: SlackChannel[];
   messages: SlackMessage[];

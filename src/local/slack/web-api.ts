@@ -8,30 +8,47 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Acts } from './acts.ts';
 import { Args } from './args.ts';
-import { chatMethods, type Method, storeUpload } from './chat-methods.ts';
+import { chatMethods, type Method } from './chat-methods.ts';
+import { fileMethods, sendFile, storeUpload } from './files.ts';
 import { bearer, parseBody, type Route, readBody, sameSecret, sendJson } from './http.ts';
 import { type SlackContext, SlackRefusal } from './messages.ts';
+import { accessMethod, type OAuthClient } from './oauth.ts';
 import { readMethods } from './read-methods.ts';
 import { SCOPES } from './seed.ts';
+import { streamMethods } from './streams.ts';
 import type { Fault, Json } from './types.ts';
 import { viewMethods } from './views.ts';
 
-const METHODS = new Map<string, Method>(Object.entries({ ...readMethods, ...chatMethods, ...viewMethods }));
+const METHODS = new Map<string, Method>(
+  Object.entries({ ...readMethods, ...chatMethods, ...streamMethods, ...fileMethods, ...viewMethods }),
+);
 
 /** Methods that answer without a token, as Slack's does. */
 const OPEN_METHODS = new Set(['api.test']);
 
-export function webApi(context: SlackContext, acts: Acts, botToken: string): Route {
+/** What the app knows of itself. */
+export interface AppCredentials extends OAuthClient {
+  /** `xapp-…`: opens Socket Mode connections and nothing else. */
+  readonly appToken: string;
+}
+
+export function webApi(context: SlackContext, acts: Acts, app: AppCredentials): Route {
   return async (request, response, url) => {
     if (url.pathname.startsWith('/api/')) {
-      await answerCall(context, botToken, request, response, url);
+      await answerCall(context, app, request, response, url);
+      return true;
+    }
+    // Without the app's token the address is the page's, which asks for its own.
+    if (url.pathname.startsWith('/files/') && sameSecret(bearer(request), app.botToken)) {
+      sendFile(context, url.pathname.slice('/files/'.length), response);
       return true;
     }
     if (request.method === 'POST' && url.pathname.startsWith('/actions/')) {
       await answerResponseUrl(context, acts, request, response, url);
       return true;
     }
-    if (request.method === 'POST' && url.pathname.startsWith('/upload/')) {
+    const isUpload = request.method === 'POST' || request.method === 'PUT';
+    if (isUpload && url.pathname.startsWith('/upload/')) {
       await answerUpload(context, request, response, url);
       return true;
     }
@@ -41,7 +58,7 @@ export function webApi(context: SlackContext, acts: Acts, botToken: string): Rou
 
 async function answerCall(
   context: SlackContext,
-  botToken: string,
+  app: AppCredentials,
   request: IncomingMessage,
   response: ServerResponse,
   url: URL,
@@ -58,7 +75,7 @@ async function answerCall(
     context.store.recordCall({
       atMs,
       method: name,
-      args: raw,
+      args: withoutSecrets(raw),
       performed,
       status,
       ok: answer.ok === true,
@@ -70,7 +87,12 @@ async function answerCall(
   if (fault?.kind === 'delay') await sleep(fault.delayMs ?? 1_000);
   if (fault && (await refuseByFault(context, fault, response, record))) return;
 
-  const answer = perform(context, name, raw, body, token, botToken);
+  const answer = perform(context, app, name, {
+    raw: body === undefined ? undefined : raw,
+    token,
+    headerToken: bearer(request),
+    basic: basicOf(request),
+  });
   record(true, fault?.kind === 'drop_after' ? 0 : 200, answer);
   await context.store.flush();
   if (fault?.kind === 'delay_after') await sleep(fault.delayMs ?? 1_000);
@@ -81,23 +103,46 @@ async function answerCall(
   sendJson(response, 200, answer, { 'x-oauth-scopes': SCOPES, 'x-slack-req-id': context.store.nextId('R') });
 }
 
-function perform(
-  context: SlackContext,
-  name: string,
-  raw: Json,
-  body: Json | undefined,
-  token: string | undefined,
-  botToken: string,
-): Json {
-  const method = METHODS.get(name);
-  if (!method) return { ok: false, error: 'unknown_method', req_method: name };
-  if (!OPEN_METHODS.has(name)) {
-    if (token === undefined || token === '') return { ok: false, error: 'not_authed' };
-    if (!sameSecret(token, botToken)) return { ok: false, error: 'invalid_auth' };
+function withoutSecrets(args: Json): Json {
+  return Object.fromEntries(Object.entries(args).filter(([name]) => name !== 'client_secret'));
+}
+
+interface GivenCall {
+  /** Arguments; undefined when the body was not readable. */
+  readonly raw: Json | undefined;
+  readonly token: string | undefined;
+  readonly headerToken: string | undefined;
+  readonly basic: readonly [string, string] | undefined;
+}
+
+function perform(context: SlackContext, app: AppCredentials, name: string, call: GivenCall): Json {
+  const { raw } = call;
+  switch (name) {
+    case 'oauth.v2.access':
+      return answering(raw, (args) => accessMethod(app)(context, args, call.basic));
+    case 'apps.connections.open':
+      // Slack takes the app-level token from the header only.
+      if (!call.headerToken) return { ok: false, error: 'not_authed' };
+      if (sameSecret(call.headerToken, app.botToken)) return { ok: false, error: 'not_allowed_token_type' };
+      if (!sameSecret(call.headerToken, app.appToken)) return { ok: false, error: 'invalid_auth' };
+      return { ok: true, url: context.deliveries.openSocket(context.baseUrl()) };
+    default: {
+      const method = METHODS.get(name);
+      if (!method) return { ok: false, error: 'unknown_method', req_method: name };
+      if (!OPEN_METHODS.has(name)) {
+        if (call.token === undefined || call.token === '') return { ok: false, error: 'not_authed' };
+        if (sameSecret(call.token, app.appToken)) return { ok: false, error: 'not_allowed_token_type' };
+        if (!sameSecret(call.token, app.botToken)) return { ok: false, error: 'invalid_auth' };
+      }
+      return answering(raw, (args) => method(context, args));
+    }
   }
-  if (body === undefined) return { ok: false, error: 'invalid_json' };
+}
+
+function answering(raw: Json | undefined, work: (args: Args) => Json): Json {
+  if (raw === undefined) return { ok: false, error: 'invalid_json' };
   try {
-    return { ok: true, ...method(context, new Args(raw)) };
+    return { ok: true, ...work(new Args(raw)) };
   } catch (error) {
     if (!(error instanceof SlackRefusal)) throw error;
     return {
@@ -108,6 +153,13 @@ function perform(
         : {}),
     };
   }
+}
+
+/** Name and secret of a Basic Authorization header. */
+function basicOf(request: IncomingMessage): readonly [string, string] | undefined {
+  const [, coded] = /^Basic (.+)$/i.exec(request.headers.authorization ?? '') ?? [];
+  const [, name, secret] = /^([^:]*):(.*)$/.exec(Buffer.from(coded ?? '', 'base64').toString('utf8')) ?? [];
+  return name === undefined || secret === undefined ? undefined : [name, secret];
 }
 
 /** The first fault meant for this call, counted down. */

@@ -103,6 +103,7 @@ export function messageJson(
     ...(message.blocks && message.blocks.length > 0 ? { blocks: message.blocks } : {}),
     ...(message.attachments && message.attachments.length > 0 ? { attachments: message.attachments } : {}),
     ...(message.files && message.files.length > 0 ? { files: message.files } : {}),
+    ...(message.streaming ? { streaming_state: 'in_progress' } : {}),
     ...(message.edited ? { edited: message.edited } : {}),
     ...(options.metadata === 'include' && message.metadata ? { metadata: message.metadata } : {}),
     ...(message.reactions.length > 0
