@@ -28,6 +28,8 @@ const schema = z.object({
   SLACK_BOT_TOKEN: z.string().startsWith('xoxb-', 'must start with xoxb-').optional(),
   SLACK_SIGNING_SECRET: z.string().min(16, 'must have at least 16 characters').optional(),
   SLACK_SIGNING_SECRET_PREVIOUS: z.string().min(16, 'must have at least 16 characters').optional(),
+  /** Of Socket Mode; where it is given, it is used, whatever else is. */
+  SLACK_APP_TOKEN: z.string().startsWith('xapp-', 'must start with xapp-').optional(),
   SLACK_API_URL: http.optional(),
   ANTHROPIC_API_KEY: secret.optional(),
   ANTHROPIC_BASE_URL: http.optional(),
@@ -49,11 +51,15 @@ const SECRET = /TOKEN|SECRET|KEY|DATABASE/;
 const REQUIRED = [
   'DATABASE_URL',
   'SLACK_BOT_TOKEN',
-  'SLACK_SIGNING_SECRET',
   'ANTHROPIC_API_KEY',
   'GITHUB_TOKEN',
   'COUNTERSIGN_POLICY',
 ] as const satisfies readonly (keyof Variables)[];
+
+/** Slack reaches us by signed requests, or we reach Slack and are told over a WebSocket. */
+export type SlackReceiver =
+  | { readonly kind: 'http'; readonly signingSecrets: readonly [string, ...string[]] }
+  | { readonly kind: 'socket'; readonly appToken: string };
 
 /** Everything the product needs, from whatever source. */
 export interface Config {
@@ -62,7 +68,7 @@ export interface Config {
   readonly databaseAdminUrl: string | null;
   readonly slack: {
     readonly botToken: string;
-    readonly signingSecrets: readonly [string, ...string[]];
+    readonly receiver: SlackReceiver;
     readonly apiUrl: string | null;
   };
   readonly model: {
@@ -98,19 +104,16 @@ export function readVariables(env: NodeJS.ProcessEnv = process.env): Variables {
 
 /** The configuration of `serve`. Throws CONFIG_INVALID naming each missing variable. */
 export function serveConfig(variables: Variables): Config {
-  const missing = REQUIRED.filter((name) => variables[name] === undefined);
-  const {
-    DATABASE_URL,
-    SLACK_BOT_TOKEN,
-    SLACK_SIGNING_SECRET,
-    ANTHROPIC_API_KEY,
-    GITHUB_TOKEN,
-    COUNTERSIGN_POLICY,
-  } = variables;
+  const receiver = slackReceiver(variables);
+  const missing = REQUIRED.flatMap((name) => [
+    ...(variables[name] === undefined ? [name] : []),
+    ...(name === 'SLACK_BOT_TOKEN' && receiver === null ? ['SLACK_APP_TOKEN or SLACK_SIGNING_SECRET'] : []),
+  ]);
+  const { DATABASE_URL, SLACK_BOT_TOKEN, ANTHROPIC_API_KEY, GITHUB_TOKEN, COUNTERSIGN_POLICY } = variables;
   if (
     !DATABASE_URL ||
     !SLACK_BOT_TOKEN ||
-    !SLACK_SIGNING_SECRET ||
+    !receiver ||
     !ANTHROPIC_API_KEY ||
     !GITHUB_TOKEN ||
     !COUNTERSIGN_POLICY
@@ -124,7 +127,7 @@ export function serveConfig(variables: Variables): Config {
     databaseAdminUrl: variables.DATABASE_ADMIN_URL ?? null,
     slack: {
       botToken: SLACK_BOT_TOKEN,
-      signingSecrets: signingSecrets(SLACK_SIGNING_SECRET, variables),
+      receiver,
       apiUrl: variables.SLACK_API_URL ?? null,
     },
     model: {
@@ -142,6 +145,17 @@ export function serveConfig(variables: Variables): Config {
     logLevel: variables.COUNTERSIGN_LOG_LEVEL,
     suspendAfterEveryStep: variables.COUNTERSIGN_SUSPEND_AFTER_EVERY_STEP,
   };
+}
+
+/**
+ * How Slack's events come, as far as it is configured; null when it is not. With both credentials it is Socket Mode:
+ * every app has a signing secret, an app-level token is made for this and nothing else; and where it is the wrong guess
+ * the start fails and says so, while requests that never come are silence.
+ */
+export function slackReceiver(variables: Variables): SlackReceiver | null {
+  const { SLACK_APP_TOKEN: appToken, SLACK_SIGNING_SECRET: current } = variables;
+  if (appToken !== undefined) return { kind: 'socket', appToken };
+  return current === undefined ? null : { kind: 'http', signingSecrets: signingSecrets(current, variables) };
 }
 
 export function signingSecrets(current: string, variables: Variables): readonly [string, ...string[]] {

@@ -8,8 +8,11 @@ import { createModel } from './agents/model.ts';
 import { toolsFor } from './agents/tools/index.ts';
 import { createBot } from './bot/app.ts';
 import { HttpReceiver } from './bot/http-receiver.ts';
-import { createIngest } from './bot/ingest.ts';
+import { createEnvelopeIngest, createIngest, type StoreOptions } from './bot/ingest.ts';
+import { mendForm } from './bot/mending.ts';
 import { createMessenger } from './bot/messenger.ts';
+import { socketOpener } from './bot/slack-client.ts';
+import { SocketReceiver } from './bot/socket-receiver.ts';
 import type { Config } from './config.ts';
 import { CountersignError } from './errors.ts';
 import { readApproval } from './jobs/approval-view.ts';
@@ -43,6 +46,8 @@ const CONNECTIONS = 16;
 /** Together below the 25 s after which the process ends whatever is left (FAULTS). */
 const STOP_WORK_MS = 16_000;
 const STOP_REST_MS = 3_000;
+/** After this the product runs on without a connection to Slack, not ready, and keeps trying. */
+const FIRST_GREETING_MS = 30_000;
 
 export interface Product {
   readonly address: AddressInfo;
@@ -151,12 +156,29 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   });
   const sealer = startSealer(database, log);
 
+  const store: StoreOptions = { store: (row) => storeRequest(ackDatabase, row), mend: mendForm };
+  const { receiver: from } = config.slack;
+  const sockets =
+    from.kind === 'http'
+      ? null
+      : new SocketReceiver({
+          ingest: createEnvelopeIngest(store),
+          open: socketOpener({
+            appToken: from.appToken,
+            log,
+            ...(config.slack.apiUrl === null ? {} : { slackApiUrl: config.slack.apiUrl }),
+          }),
+          log,
+        });
   const receiver = new HttpReceiver({
-    ingest: createIngest({
-      signingSecrets: config.slack.signingSecrets,
-      store: (row) => storeRequest(ackDatabase, row),
-      nowSeconds: () => Math.floor(Date.now() / 1000),
-    }),
+    ingest:
+      from.kind === 'socket'
+        ? null
+        : createIngest({
+            ...store,
+            signingSecrets: from.signingSecrets,
+            nowSeconds: () => Math.floor(Date.now() / 1000),
+          }),
     ready: async () => {
       const { rows } = await database.query<{ workflow: string }>({
         text: `select distinct workflow_name || '@' || workflow_version as workflow from runs
@@ -164,7 +186,15 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
       });
       const known = new Set(engine.versions.map((entry) => `${entry.name}@${entry.version}`));
       const lacking = rows.map((row) => row.workflow).filter((workflow) => !known.has(workflow));
-      return { ok: lacking.length === 0, detail: { database: 'ok', lackingWorkflows: lacking } };
+      const isConnected = sockets?.isConnected ?? true;
+      return {
+        ok: lacking.length === 0 && isConnected,
+        detail: {
+          database: 'ok',
+          lackingWorkflows: lacking,
+          ...(sockets === null ? {} : { slack: isConnected ? 'connected' : 'disconnected' }),
+        },
+      };
     },
     log,
     port: config.port,
@@ -201,6 +231,7 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   const stop = async (): Promise<void> => {
     await Promise.allSettled([
       within(STOP_WORK_MS, receiver.stop()),
+      within(STOP_WORK_MS, sockets?.stop() ?? Promise.resolve()),
       within(STOP_WORK_MS, inbox.stop()),
       engine.stop(STOP_WORK_MS),
     ]);
@@ -211,7 +242,9 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     ]);
   };
   try {
-    return { address: await receiver.start(), stop };
+    const address = await receiver.start();
+    if (sockets) await within(FIRST_GREETING_MS, sockets.start());
+    return { address, stop };
   } catch (error) {
     await stop();
     throw portTaken(error, config.port);

@@ -24,7 +24,8 @@ const READY_DEADLINE_MS = 3_000;
 const STOP_GRACE_MS = 5_000;
 
 export interface HttpReceiverOptions {
-  readonly ingest: Ingest;
+  /** Null in Socket Mode: only health and readiness are served. */
+  readonly ingest: Ingest | null;
   /** For GET /readyz. A rejection counts as not ready. `detail` is shown to whoever asks: no secrets. */
   readonly ready: () => Promise<{ readonly ok: boolean; readonly detail: object }>;
   readonly log: Logger;
@@ -97,8 +98,9 @@ export class HttpReceiver implements Receiver {
     const path = (request.url ?? '').split('?', 1)[0];
     switch (path) {
       case '/slack/events':
+        if (this.#options.ingest === null) return answer(response, 404, '');
         if (request.method !== 'POST') return refuseMethod(response, 'POST');
-        return this.#events(request, response);
+        return this.#events(this.#options.ingest, request, response);
       case '/healthz':
         if (request.method !== 'GET') return refuseMethod(response, 'GET');
         return answer(response, 200, { ok: true });
@@ -110,7 +112,7 @@ export class HttpReceiver implements Receiver {
     }
   }
 
-  async #events(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async #events(ingest: Ingest, request: IncomingMessage, response: ServerResponse): Promise<void> {
     const body = await readBody(request);
     if (body === undefined) {
       this.#options.log.warn({ code: 'BODY_TOO_LARGE' }, 'request refused');
@@ -121,7 +123,7 @@ export class HttpReceiver implements Receiver {
       response.once('finish', () => request.destroy());
       return;
     }
-    const result = await this.#options.ingest(body, request.headersDistinct);
+    const result = await ingest(body, request.headersDistinct);
     if (result.outcome === 'refused')
       this.#options.log.warn({ code: result.code, bytes: body.length }, 'request refused');
     if (result.outcome === 'unavailable')

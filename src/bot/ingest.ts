@@ -1,20 +1,22 @@
 /**
- * The door: from raw bytes to a stored row. It hides Slack's request signature and decides every HTTP answer.
+ * The door: from raw bytes, or a Socket Mode envelope, to a stored row. It hides Slack's request signature and decides
+ * every answer; the two receivers differ only in how they carry it.
  *
- * Invariants: nothing is parsed before its signature was found good; 200 to something we want means that it is on
- * disk (or was already); what cannot be stored is answered 503, so that Slack sends it again. Nothing here throws.
+ * Invariants: nothing of a request is parsed before its signature was found good (an envelope comes over a connection
+ * that our own token opened); 200 to something we want means that it is on disk (or was already); what cannot be stored
+ * is answered 503, so that Slack sends it again. Nothing here throws.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import { CountersignError, type ErrorCode } from '../errors.ts';
-import { type InboundRow, parseInbound } from './inbound.ts';
+import { type Inbound, type InboundRow, parseEnvelope, parseInbound } from './inbound.ts';
 
 /** Joins no transaction of the caller: it commits before it resolves. Throws when the row cannot be stored. */
 export type StoreInbox = (row: InboundRow) => Promise<'stored' | 'duplicate'>;
 
 export interface IngestResult {
-  readonly outcome: 'stored' | 'duplicate' | 'ignored' | 'challenge' | 'refused' | 'unavailable';
+  readonly outcome: 'stored' | 'duplicate' | 'ignored' | 'mended' | 'challenge' | 'refused' | 'unavailable';
   readonly status: number;
-  /** Empty for everything but a challenge; an empty 200 to a modal's submission closes it. */
+  /** Empty for everything but a challenge and a form to be mended; an empty 200 to a modal's submission closes it. */
   readonly body: string | object;
   /** For the log, when refused. */
   readonly code?: ErrorCode;
@@ -28,20 +30,33 @@ export type InboundHeaders = Readonly<Record<string, string | readonly string[] 
 /** Never rejects. */
 export type Ingest = (rawBody: Uint8Array, headers: InboundHeaders) => Promise<IngestResult>;
 
-export interface IngestOptions {
-  /** The current signing secret, then older ones still valid while rotating. Each at least 16 characters. */
-  readonly signingSecrets: readonly [string, ...string[]];
+/** Takes one envelope as it was sent, `{ type, payload, envelope_id, … }`. A status of 200 is to be acknowledged. Never rejects. */
+export type IngestEnvelope = (envelope: unknown) => Promise<IngestResult>;
+
+export interface StoreOptions {
   readonly store: StoreInbox;
-  /** Seconds since the epoch. */
-  readonly nowSeconds: () => number;
+  /**
+   * What a submitted form is answered instead of being taken (`response_action: errors`); null takes it. Pure: it sees
+   * the row alone and must not throw.
+   */
+  readonly mend?: (row: InboundRow) => object | null;
   /** Bound on storing, default `2500`: Slack gives up after 3 s, and a late 200 would be lost on it. */
   readonly storeTimeoutMs?: number;
+}
+
+export interface IngestOptions extends StoreOptions {
+  /** The current signing secret, then older ones still valid while rotating. Each at least 16 characters. */
+  readonly signingSecrets: readonly [string, ...string[]];
+  /** Seconds since the epoch. */
+  readonly nowSeconds: () => number;
 }
 
 /** Slack's own secrets have 32 characters; anything this short is a slip or a guess. */
 const MIN_SECRET_LENGTH = 16;
 /** Slack's rule for replays, here in both directions: a clock ahead of ours is as wrong as one behind. */
 const MAX_SKEW_SECONDS = 300;
+
+const STORE_TIMEOUT_MS = 2_500;
 
 /** Throws CONFIG_INVALID for a missing or short secret. */
 export function createIngest(options: IngestOptions): Ingest {
@@ -54,32 +69,41 @@ export function createIngest(options: IngestOptions): Ingest {
       'CONFIG_INVALID',
       `SLACK_SIGNING_SECRET must have at least ${MIN_SECRET_LENGTH} characters.`,
     );
-  const storeTimeoutMs = options.storeTimeoutMs ?? 2_500;
-
   return async (rawBody, headers) => {
     if (!isSigned(rawBody, headers, secrets, options.nowSeconds())) {
       if (isSslCheck(rawBody, headers)) return { outcome: 'ignored', status: 200, body: '' };
       return { outcome: 'refused', status: 401, body: '', code: 'SIGNATURE_INVALID' };
     }
-    const inbound = parseInbound(rawBody, single(headers['content-type']) ?? '');
-    switch (inbound.kind) {
-      case 'malformed':
-        return { outcome: 'refused', status: 400, body: '', code: 'BODY_MALFORMED' };
-      case 'ignored':
-        return { outcome: 'ignored', status: 200, body: '' };
-      case 'challenge':
-        return { outcome: 'challenge', status: 200, body: { challenge: inbound.challenge } };
-      case 'row':
-        try {
-          const outcome = await within(options.store(inbound.row), storeTimeoutMs);
-          return { outcome, status: 200, body: '' };
-        } catch (cause) {
-          return { outcome: 'unavailable', status: 503, body: '', cause };
-        }
-      default:
-        return inbound satisfies never;
-    }
+    return settle(parseInbound(rawBody, single(headers['content-type']) ?? ''), options);
   };
+}
+
+/** The same door for Socket Mode: everything but the signature. */
+export function createEnvelopeIngest(options: StoreOptions): IngestEnvelope {
+  return async (envelope) => settle(parseEnvelope(envelope), options);
+}
+
+async function settle(inbound: Inbound, options: StoreOptions): Promise<IngestResult> {
+  switch (inbound.kind) {
+    case 'malformed':
+      return { outcome: 'refused', status: 400, body: '', code: 'BODY_MALFORMED' };
+    case 'ignored':
+      return { outcome: 'ignored', status: 200, body: '' };
+    case 'challenge':
+      return { outcome: 'challenge', status: 200, body: { challenge: inbound.challenge } };
+    case 'row': {
+      const mended = options.mend?.(inbound.row) ?? null;
+      if (mended !== null) return { outcome: 'mended', status: 200, body: mended };
+      try {
+        const outcome = await within(options.store(inbound.row), options.storeTimeoutMs ?? STORE_TIMEOUT_MS);
+        return { outcome, status: 200, body: '' };
+      } catch (cause) {
+        return { outcome: 'unavailable', status: 503, body: '', cause };
+      }
+    }
+    default:
+      return inbound satisfies never;
+  }
 }
 
 function single(header: string | readonly string[] | undefined): string | undefined {

@@ -15,6 +15,7 @@ import {
 import { CountersignError } from '../errors.ts';
 import { type Logger, maskSecrets } from '../log.ts';
 import type { Fetch } from '../types.ts';
+import type { OpenedSocket } from './socket-receiver.ts';
 
 /** Slack answers in well under a second; what takes this long will not answer. */
 const CALL_TIMEOUT_MS = 10_000;
@@ -42,6 +43,30 @@ export function clientOptions(options: Omit<SlackClientOptions, 'botToken'>): We
 
 export function createClient(options: SlackClientOptions): WebClient {
   return new WebClient(options.botToken, clientOptions(options));
+}
+
+/**
+ * Asks Slack for the address of one Socket Mode connection, with the app-level token. Never rejects: trouble is told as
+ * Slack's error name, or what the network said, with the pause Slack asked for.
+ */
+export function socketOpener(
+  options: Omit<SlackClientOptions, 'botToken'> & { readonly appToken: string },
+): () => Promise<OpenedSocket> {
+  const { appToken, ...rest } = options;
+  const client = new WebClient(appToken, clientOptions(rest));
+  return async () => {
+    try {
+      const { url } = await client.apps.connections.open({});
+      return url === undefined ? { ok: false, error: 'no address' } : { ok: true, url };
+    } catch (error) {
+      const failed = deliveryError('apps.connections.open', error);
+      return {
+        ok: false,
+        error: slackErrorName(error) ?? failed.message,
+        ...(failed.retryAfterMs === undefined ? {} : { retryAfterMs: failed.retryAfterMs }),
+      };
+    }
+  };
 }
 
 /** Slack's libraries write whole requests at debug level; that level stays off whatever ours is. */

@@ -5,7 +5,7 @@
  * configured, one whose credential is missing is local as a whole. Loaded dynamically by the command line, never by `serve`.
  */
 import path from 'node:path';
-import { type Config, readPolicyFile, signingSecrets, type Variables } from '../config.ts';
+import { type Config, readPolicyFile, signingSecrets, slackReceiver, type Variables } from '../config.ts';
 import { CountersignError } from '../errors.ts';
 import { launchWorld, stopWorld } from './launch-world.ts';
 import { type EmbeddedPostgres, startPostgres } from './postgres.ts';
@@ -27,10 +27,10 @@ function localPolicy(teamId: string) {
 
 /** Throws LOCAL_WORLD_FAILED or CONFIG_INVALID with one line that says what to do. */
 export async function fillConfig(variables: Variables): Promise<Filled> {
-  if ((variables.SLACK_BOT_TOKEN === undefined) !== (variables.SLACK_SIGNING_SECRET === undefined))
+  if ((variables.SLACK_BOT_TOKEN === undefined) !== (slackReceiver(variables) === null))
     throw new CountersignError(
       'CONFIG_INVALID',
-      'SLACK_BOT_TOKEN and SLACK_SIGNING_SECRET belong together: set both, or neither for the local Slack',
+      'SLACK_BOT_TOKEN and one of SLACK_APP_TOKEN and SLACK_SIGNING_SECRET belong together: set both, or neither for the local Slack',
     );
   if (variables.PORT === 0)
     throw new CountersignError('CONFIG_INVALID', 'PORT must be a port that the local Slack can reach');
@@ -70,10 +70,10 @@ function configOf(variables: Variables, postgres: EmbeddedPostgres | null, world
       variables.DATABASE_URL === undefined ? need(postgres).adminUrl : (variables.DATABASE_ADMIN_URL ?? null),
     slack: {
       botToken: variables.SLACK_BOT_TOKEN ?? need(world).slack.botToken,
-      signingSecrets: signingSecrets(
-        variables.SLACK_SIGNING_SECRET ?? need(world).slack.signingSecret,
-        variables,
-      ),
+      receiver: slackReceiver(variables) ?? {
+        kind: 'http',
+        signingSecrets: signingSecrets(need(world).slack.signingSecret, variables),
+      },
       apiUrl: localSlack ? need(world).slack.apiUrl : (variables.SLACK_API_URL ?? null),
     },
     model: scripted

@@ -141,7 +141,7 @@ describe('a malformed configuration is named', () => {
     const line = oneLine(await countersign(['serve']));
 
     expect(line).toMatch(
-      /missing: DATABASE_URL, SLACK_BOT_TOKEN, SLACK_SIGNING_SECRET, ANTHROPIC_API_KEY, GITHUB_TOKEN, COUNTERSIGN_POLICY$/,
+      /missing: DATABASE_URL, SLACK_BOT_TOKEN, SLACK_APP_TOKEN or SLACK_SIGNING_SECRET, ANTHROPIC_API_KEY, GITHUB_TOKEN, COUNTERSIGN_POLICY$/,
     );
   });
 

@@ -43,8 +43,8 @@ export interface TestProduct extends TestDatabase {
   merges(): Promise<GitHubWrite[]>;
 }
 
-/** Policy people may be changed per file. Call at the top of a file. */
-export function useProduct(policy: object = {}): TestProduct {
+/** Policy people may be changed per file, and how Slack's events come. Call at the top of a file. */
+export function useProduct(policy: object = {}, by: 'http' | 'socket' = 'http'): TestProduct {
   const base = useDatabase();
   let stateDir = '';
   let world: StartedWorld | undefined;
@@ -59,7 +59,10 @@ export function useProduct(policy: object = {}): TestProduct {
     databaseAdminUrl: base.adminUrl,
     slack: {
       botToken: up(world).slack.botToken,
-      signingSecrets: [up(world).slack.signingSecret],
+      receiver:
+        by === 'socket'
+          ? { kind: 'socket', appToken: up(world).slack.appToken }
+          : { kind: 'http', signingSecrets: [up(world).slack.signingSecret] },
       apiUrl: up(world).slack.apiUrl,
     },
     model: {
@@ -84,7 +87,7 @@ export function useProduct(policy: object = {}): TestProduct {
   });
   const start = async () => {
     product = await startProduct(configOf(), testLog);
-    await up(world).connect(`http://127.0.0.1:${product.address.port}/slack/events`);
+    if (by === 'http') await up(world).connect(`http://127.0.0.1:${product.address.port}/slack/events`);
   };
   const test: TestProduct = Object.assign(Object.create(base) as TestDatabase, {
     restart: async () => {
