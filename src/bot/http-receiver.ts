@@ -128,6 +128,8 @@ export class HttpReceiver implements Receiver {
       this.#options.log.warn({ code: result.code, bytes: body.length }, 'request refused');
     if (result.outcome === 'unavailable')
       this.#options.log.error({ err: result.cause }, 'request not stored, Slack will send it again');
+    // While stopping: a connection kept for another request would only be waited for.
+    if (this.#server === undefined) response.setHeader('connection', 'close');
     answer(response, result.status, result.body);
   }
 

@@ -54,10 +54,12 @@ export function socketOpener(
 ): () => Promise<OpenedSocket> {
   const { appToken, ...rest } = options;
   const client = new WebClient(appToken, clientOptions(rest));
+  // Where we ask over TLS we also listen over TLS; only a stand-in on this machine speaks plainly.
+  const wanted = (rest.slackApiUrl ?? 'https:').startsWith('https:') ? /^wss:/ : /^wss?:/;
   return async () => {
     try {
       const { url } = await client.apps.connections.open({});
-      return url === undefined ? { ok: false, error: 'no address' } : { ok: true, url };
+      return url !== undefined && wanted.test(url) ? { ok: true, url } : { ok: false, error: 'no address' };
     } catch (error) {
       const failed = deliveryError('apps.connections.open', error);
       return {

@@ -216,6 +216,20 @@ it('a token that Slack refuses ends the start with one line', async () => {
   expect(receiver.isConnected).toBe(false);
 });
 
+it('an address that is not encrypted is not taken from a Slack that is', async () => {
+  const open = socketOpener({
+    appToken: world.slack.appToken,
+    slackApiUrl: 'https://slack.example/api/',
+    log: testLog,
+    fetch: async () =>
+      new Response(JSON.stringify({ ok: true, url: 'ws://slack.example/link' }), {
+        headers: { 'content-type': 'application/json' },
+      }),
+  });
+
+  expect(await open()).toEqual({ ok: false, error: 'no address' });
+});
+
 /** A WebSocket server in the test's own hand, and how to open a connection to it. */
 async function oddSlack(greet: (socket: Accepted, count: number) => void) {
   const http: Server = createServer();
