@@ -128,6 +128,8 @@ export async function startWorld(options: StartWorldOptions): Promise<StartedWor
     const keptPort = options.port ?? secrets.ports.slack;
     port = await onKeptPort(keptPort, (kept) => listen(server, kept ?? 0));
     undo.push(() => closeServer(server));
+    // WebSockets are not among the connections that a server closes by itself: it would wait for them.
+    undo.push(() => slack.hangUp());
     secrets.ports = { slack: port, model: model.port };
     await saveSecrets(stateDir, secrets);
 

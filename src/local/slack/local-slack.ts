@@ -33,6 +33,8 @@ export interface LocalSlack {
   readonly routes: readonly Route[];
   /** For the server's `upgrade` event: the app's Socket Mode connections. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void;
+  /** Ends the app's Socket Mode connections. */
+  hangUp(): void;
   /** Saves what is left and stops sending. */
   close(): Promise<void>;
 }
@@ -57,6 +59,7 @@ export async function openLocalSlack(options: LocalSlackOptions): Promise<LocalS
       controlApi(context, acts, { token: options.controlToken, github: options.github }),
     ],
     upgrade: (request, socket, head) => deliveries.sockets.upgrade(request, socket, head),
+    hangUp: () => deliveries.sockets.close(),
     async close() {
       deliveries.close();
       await store.flush();
