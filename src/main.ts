@@ -2,7 +2,7 @@
  * The composition root: makes the rooms know each other, starts and stops them in order. No logic of its own.
  */
 import type { AddressInfo } from 'node:net';
-import { ENGINEER } from './agents/definitions.ts';
+import { ENGINEER, ENGINEERS } from './agents/definitions.ts';
 import { createEgress, type Egress } from './agents/egress.ts';
 import { createModel } from './agents/model.ts';
 import { toolsFor } from './agents/tools/index.ts';
@@ -33,7 +33,7 @@ import { assertMigrated, migrate } from './jobs/engine/migrate.ts';
 import { startInbox, storeRequest } from './jobs/inbox.ts';
 import { startSealer } from './jobs/ledger.ts';
 import { noteParked, taskView } from './jobs/tasks.ts';
-import { handleTask } from './jobs/workflows/handle-task.ts';
+import { handleTask, handleTaskFirst } from './jobs/workflows/handle-task.ts';
 import type { Logger } from './log.ts';
 import { firstPolicy, parsePolicyPeople } from './policies/first-policy.ts';
 import type { Json } from './types.ts';
@@ -128,10 +128,11 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   });
   const egress = egressFor(config);
   const person = messenger.person.bind(messenger);
+  const forTasks = { database, egress, tools, policyOf, person, agents: ENGINEERS, model };
   const engine = await openEngine({
     database,
     log,
-    workflows: [handleTask({ database, egress, tools, policyOf, person, agent: ENGINEER, model })],
+    workflows: [handleTaskFirst(forTasks), handleTask(forTasks)],
     onParked: noteParked,
     onCancel: withdrawForCancel,
     suspendAfterEveryStep: config.suspendAfterEveryStep,

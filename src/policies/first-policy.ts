@@ -77,6 +77,22 @@ export function parsePolicyPeople(value: unknown): ParsedPolicyPeople {
   throw new CountersignError('CONFIG_INVALID', `The policy's ${field}: ${issue?.message ?? 'is malformed'}.`);
 }
 
+/** The namespace whose labels mean nothing to anybody but readers. */
+const OWN_LABELS = 'countersign/';
+/** Nothing that GitHub could read as another name: no spaces around it, no other case, no look-alike letter. */
+const OWN_LABEL = /^countersign\/[a-z0-9](?:[a-z0-9-]{0,36}[a-z0-9])?$/;
+
+/** The arguments that the rules below high were written for. One that a tool gains later is nothing they foresaw. */
+const FORESEEN = {
+  'github.issues.addLabels': ['owner', 'repo', 'issue_number', 'labels'],
+  'github.issues.createComment': ['owner', 'repo', 'issue_number', 'body'],
+  'github.issues.update': ['owner', 'repo', 'issue_numbers', 'state', 'state_reason'],
+  'github.git.createCommit': ['owner', 'repo', 'branch', 'base_sha', 'message', 'files'],
+  'github.pulls.create': ['owner', 'repo', 'head', 'base', 'title', 'body', 'draft'],
+  'github.repos.createRelease': ['owner', 'repo', 'tag_name', 'target_commitish', 'name', 'body', 'draft'],
+} as const satisfies Record<string, readonly string[]>;
+type KnownKind = keyof typeof FORESEEN;
+
 interface Rule {
   readonly name: string;
   readonly verdict: Verdict['verdict'];
@@ -99,6 +115,70 @@ const RULES: readonly Rule[] = [
     tier: 'high',
     reason: 'A merge changes a branch that others build on.',
     matches: (facts) => facts.kind === 'github.pulls.merge',
+  },
+  {
+    name: 'unforeseen-arguments',
+    verdict: 'require_approval',
+    tier: 'high',
+    reason: 'The action asks for something that no rule foresaw.',
+    matches: (facts) => isKnownKind(facts.kind) && !isForeseen(facts, facts.kind),
+  },
+  {
+    name: 'workflow-files',
+    verdict: 'require_approval',
+    tier: 'high',
+    reason: 'Files below .github decide what runs with the secrets of the repository, and who must review.',
+    matches: (facts) => facts.kind === 'github.git.createCommit' && committedPaths(facts).some(isSteering),
+  },
+  {
+    name: 'own-labels',
+    verdict: 'allow',
+    tier: 'low',
+    reason: `Labels of the form ${OWN_LABELS}… are notes of ours and change nothing else.`,
+    matches: (facts) => isForeseen(facts, 'github.issues.addLabels') && labelsAreOurs(facts),
+  },
+  {
+    name: 'labels',
+    verdict: 'require_approval',
+    tier: 'medium',
+    reason: 'Labels steer people and automation.',
+    matches: (facts) => isForeseen(facts, 'github.issues.addLabels') && !labelsAreOurs(facts),
+  },
+  {
+    name: 'comment',
+    verdict: 'require_approval',
+    tier: 'medium',
+    reason: 'A comment speaks to people in our name.',
+    matches: (facts) => isForeseen(facts, 'github.issues.createComment'),
+  },
+  {
+    name: 'close-issues',
+    verdict: 'require_approval',
+    tier: 'medium',
+    reason: 'Closing an issue tells its author that nobody will work on it; it can be opened again.',
+    matches: (facts) => isForeseen(facts, 'github.issues.update'),
+  },
+  {
+    name: 'new-branch',
+    verdict: 'require_approval',
+    tier: 'medium',
+    reason:
+      'A commit on a new branch changes nothing that others build on, but starts what listens to branches.',
+    matches: (facts) => isForeseen(facts, 'github.git.createCommit'),
+  },
+  {
+    name: 'open-pull-request',
+    verdict: 'require_approval',
+    tier: 'medium',
+    reason: 'A pull request asks for the time of people; it merges nothing.',
+    matches: (facts) => isForeseen(facts, 'github.pulls.create'),
+  },
+  {
+    name: 'draft-release',
+    verdict: 'require_approval',
+    tier: 'medium',
+    reason: 'A draft is seen by those who may write to the repository; a person publishes it.',
+    matches: (facts) => isForeseen(facts, 'github.repos.createRelease'),
   },
   {
     name: 'reads',
@@ -124,7 +204,7 @@ const ERROR_RULE: Omit<Rule, 'matches'> = {
 };
 
 /** Raised by hand when a `matches` above changes its meaning, because code is not part of the hashed content. */
-const RULES_EDITION = 1;
+const RULES_EDITION = 2;
 
 /**
  * Builds the policy for these people. Throws CONFIG_INVALID when they do not fit; the policy itself never throws.
@@ -190,6 +270,38 @@ export function firstPolicy(people: PolicyPeople): Policy {
       return requesters === 'members' || listed(requesters, facts);
     },
   });
+}
+
+function isKnownKind(kind: string): kind is KnownKind {
+  return Object.hasOwn(FORESEEN, kind);
+}
+
+/** True for an action of this kind that asks for nothing but what the rules were written for. */
+function isForeseen(facts: ActionFacts, kind: KnownKind): boolean {
+  const known: readonly string[] = FORESEEN[kind];
+  const given = facts.arguments;
+  if (facts.kind !== kind || !Object.keys(given).every((name) => known.includes(name))) return false;
+  if (kind === 'github.issues.update') return given.state === 'closed';
+  return kind !== 'github.repos.createRelease' || given.draft === true;
+}
+
+function labelsAreOurs({ arguments: { labels } }: ActionFacts): boolean {
+  return (
+    Array.isArray(labels) &&
+    labels.length > 0 &&
+    labels.every((label) => typeof label === 'string' && OWN_LABEL.test(label))
+  );
+}
+
+/** The paths of a commit. Throws for what is not a list of files with paths: what cannot be judged is denied. */
+function committedPaths({ arguments: { files } }: ActionFacts): readonly string[] {
+  return filesSchema.parse(files).map(({ path }) => path);
+}
+const filesSchema = z.array(z.looseObject({ path: z.string() })).min(1);
+
+/** What GitHub itself acts on. In any case of letters: some systems know no difference. */
+function isSteering(path: string): boolean {
+  return /(?:^|\/)(?:\.github(?:\/|$)|CODEOWNERS$)/i.test(path);
 }
 
 const VERDICTS: readonly Verdict['verdict'][] = ['allow', 'require_approval', 'deny'];

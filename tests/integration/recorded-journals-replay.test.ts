@@ -13,14 +13,14 @@ import path from 'node:path';
 import pg from 'pg';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { parseAst } from 'vitest/node';
-import { ENGINEER } from '../../src/agents/definitions.ts';
+import { ENGINEERS } from '../../src/agents/definitions.ts';
 import { toolsFor } from '../../src/agents/tools/index.ts';
 import { withdrawForCancel } from '../../src/jobs/cancelling.ts';
 import { controlOver } from '../../src/jobs/engine/engine.ts';
 import { openQueue } from '../../src/jobs/engine/queue.ts';
 import type { Workflow } from '../../src/jobs/engine/workflow.ts';
 import { steer } from '../../src/jobs/steering.ts';
-import { type HandleTaskDeps, handleTask } from '../../src/jobs/workflows/handle-task.ts';
+import { type HandleTaskDeps, handleTask, handleTaskFirst } from '../../src/jobs/workflows/handle-task.ts';
 import { holdsSecret } from '../../src/log.ts';
 import type { Json, RunRef } from '../../src/types.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
@@ -33,8 +33,13 @@ const UPDATE = Boolean(process.env.UPDATE_GOLDEN);
 
 /** Every workflow that src/main.ts registers, by the function it registers it with. */
 const RELEASED: Readonly<Record<string, (touched: string[]) => Workflow>> = {
+  handleTaskFirst: (touched) => handleTaskFirst(untouchable(touched)),
   handleTask: (touched) => handleTask(untouchable(touched)),
 };
+
+const RECORDED = ['handle-task@1', 'handle-task@2'].flatMap((version) =>
+  ['cancelled', 'failed', 'merge-approved', 'merge-rejected', 'retried'].map((name) => `${version}/${name}`),
+);
 
 interface Recording {
   readonly workflow: string;
@@ -112,7 +117,7 @@ function untouchable(touched: string[]): HandleTaskDeps {
     })),
     policyOf: refuse('policyOf'),
     person: refuse('person'),
-    agent: ENGINEER,
+    agents: ENGINEERS,
   };
 }
 
@@ -399,25 +404,18 @@ describe('recordings', () => {
     }
   });
 
-  test.each(['merge-approved', 'merge-rejected', 'failed', 'retried', 'cancelled'])(
-    'handle-task@1/%s ends as it ended then, and writes nothing',
-    async (name) => {
-      expect(await complaints(one(`handle-task@1/${name}`))).toEqual([]);
-    },
-  );
+  test.each(RECORDED)('%s ends as it ended then, and writes nothing', async (name) => {
+    expect(await complaints(one(name))).toEqual([]);
+  });
 
   test('and each that is there was replayed', () => {
-    expect([...recordings.keys()].sort()).toEqual(
-      ['cancelled', 'failed', 'merge-approved', 'merge-rejected', 'retried'].map(
-        (name) => `handle-task@1/${name}`,
-      ),
-    );
+    expect([...recordings.keys()].sort()).toEqual(RECORDED);
   });
 
   test.each(['merge-approved', 'failed', 'cancelled'])(
     '%s without its last step is found out',
     async (name) => {
-      const whole = one(`handle-task@1/${name}`);
+      const whole = one(`handle-task@2/${name}`);
 
       const found = await complaints({ ...whole, steps: whole.steps.slice(0, -1) });
 
@@ -426,7 +424,7 @@ describe('recordings', () => {
   );
 
   test('and so is one whose code asks for another input, in another order, or for nothing', async () => {
-    const whole = one('handle-task@1/merge-approved');
+    const whole = one('handle-task@2/merge-approved');
     const edited = (edit: (step: Recording['steps'][number]) => object) => ({
       ...whole,
       steps: whole.steps.map((step) => ({ ...step, ...edit(step) })),

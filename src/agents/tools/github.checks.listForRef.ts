@@ -14,6 +14,8 @@ import {
 
 /** One page, GitHub's largest. `total_count` tells when there are more. */
 const PAGE_SIZE = 100;
+/** Of each text of a check: enough to see what failed, and a hundred of them still fit a prompt. */
+const MAX_OUTPUT_LENGTH = 1_000;
 
 const inputSchema = z.strictObject({
   owner: ownerSchema,
@@ -26,7 +28,18 @@ const inputSchema = z.strictObject({
 const answerSchema = z.looseObject({
   total_count: z.int(),
   check_runs: z.array(
-    z.looseObject({ name: z.string(), status: z.string(), conclusion: z.string().nullable() }),
+    z.looseObject({
+      name: z.string(),
+      status: z.string(),
+      conclusion: z.string().nullable(),
+      output: z
+        .looseObject({
+          title: z.string().nullable().default(null),
+          summary: z.string().nullable().default(null),
+        })
+        .nullable()
+        .default(null),
+    }),
   ),
 });
 
@@ -36,6 +49,9 @@ export interface CheckRuns {
     readonly name: string;
     readonly status: string;
     readonly conclusion: string | null;
+    /** What the check says about itself, cut. */
+    readonly title: string | null;
+    readonly summary: string | null;
   }[];
 }
 
@@ -51,7 +67,13 @@ export async function listChecks(
   const { total_count, check_runs } = parseAnswer(answerSchema, data);
   return {
     total_count,
-    check_runs: check_runs.map(({ name, status, conclusion }) => ({ name, status, conclusion })),
+    check_runs: check_runs.map(({ name, status, conclusion, output }) => ({
+      name,
+      status,
+      conclusion,
+      title: output?.title?.slice(0, MAX_OUTPUT_LENGTH) ?? null,
+      summary: output?.summary?.slice(0, MAX_OUTPUT_LENGTH) ?? null,
+    })),
   };
 }
 
@@ -60,7 +82,7 @@ export function githubChecksListForRef(access: GitHubAccess): ReadTool {
     access: 'read',
     kind: 'github.checks.listForRef',
     version: 1,
-    description: `Lists the check runs of a commit with status and conclusion, at most ${PAGE_SIZE}; total_count says how many there are.`,
+    description: `Lists the check runs of a commit with status, conclusion and what each says of itself, at most ${PAGE_SIZE}; total_count says how many there are.`,
     inputSchema: inputSchemaOf(inputSchema),
     parse: (input) => parseInput(inputSchema, input),
     async read(input, context) {

@@ -1,31 +1,31 @@
 /**
- * Merges one pull request: the only write so far.
+ * Merges one pull request.
  *
  * Invariant: what is merged is the head commit that was approved. GitHub compares it itself (`sha` of the merge
  * call); base branch and state it cannot compare, so the executor looks at them right before.
  */
 import { z } from 'zod';
-import { CountersignError, hasCode } from '../../errors.ts';
+import { CountersignError } from '../../errors.ts';
 import type { Json, Precondition, ReadContext, Reconciliation, WriteTool } from '../../types.ts';
 import { listChecks } from './github.checks.listForRef.ts';
 import {
   askGitHub,
   type Comparison,
   comparisonSchema,
+  count,
+  failureOf,
   GITHUB_TIMEOUT_MS,
   type GitHubAccess,
-  httpFailure,
   inputSchemaOf,
-  isRateLimited,
   ownerSchema,
   type Pull,
   parseAnswer,
   parseInput,
   pullNumberSchema,
   pullSchema,
-  readRetryAfterMs,
   repoSchema,
   shaSchema,
+  writeError,
 } from './github.ts';
 
 const inputSchema = z.strictObject({
@@ -192,27 +192,17 @@ function drift(
 
 /**
  * 409 is GitHub's refused compare. 405 and 422 say only "not mergeable", so one more look tells whether that is
- * because what was approved no longer stands. Any other 4xx surely merged nothing, a rate limit included, which may
- * be tried again; everything else leaves it open.
+ * because what was approved no longer stands. Everything else means what it means for any write.
  */
 async function mergeError(
   error: unknown,
   lookAgain: () => Promise<Pull>,
   preconditions: readonly Precondition[],
 ): Promise<unknown> {
-  const failure = error instanceof CountersignError ? httpFailure(error.cause) : null;
-  if (failure === null || failure.status >= 500 || failure.status === 408) return error;
-  const words = `GitHub answered ${failure.status}: ${failure.message}`;
-  if (failure.status === 409) return new CountersignError('PRECONDITION_CHANGED', words, { cause: error });
-  if (isRateLimited(failure)) {
-    const retryAfterMs = readRetryAfterMs(failure);
-    return new CountersignError('TOOL_REFUSED', words, {
-      cause: error,
-      errorClass: 'retryable',
-      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
-    });
-  }
-  if (failure.status === 405 || failure.status === 422) {
+  const failure = failureOf(error);
+  const words = `GitHub answered ${failure?.status}: ${failure?.message}`;
+  if (failure?.status === 409) return new CountersignError('PRECONDITION_CHANGED', words, { cause: error });
+  if (failure?.status === 405 || failure?.status === 422) {
     const changed = await lookAgain().then(
       (pull) => drift(preconditions, pull),
       () => [],
@@ -222,9 +212,7 @@ async function mergeError(
         cause: error,
       });
   }
-  return hasCode(error, 'TOOL_REFUSED')
-    ? error
-    : new CountersignError('TOOL_REFUSED', words, { cause: error });
+  return writeError(error);
 }
 
 function factsOf(input: MergeInput, pull: Pull, comparison: Comparison) {
@@ -246,10 +234,6 @@ function factsOf(input: MergeInput, pull: Pull, comparison: Comparison) {
   if (pull.draft) facts.push({ label: 'State', value: 'draft' });
   if (pull.mergeable === false) facts.push({ label: 'Mergeable', value: 'no' });
   return facts;
-}
-
-function count(number: number, noun: string): string {
-  return `${number} ${noun}${number === 1 ? '' : 's'}`;
 }
 
 /** The whole diff as GitHub gives it; what it leaves out is said, because a reviewer must know what they did not see. */

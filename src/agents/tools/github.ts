@@ -6,7 +6,7 @@
  */
 import { Octokit } from '@octokit/rest';
 import { z } from 'zod';
-import { CountersignError } from '../../errors.ts';
+import { CountersignError, hasCode } from '../../errors.ts';
 import { maskSecrets } from '../../log.ts';
 import type { JsonObject, ReadContext } from '../../types.ts';
 
@@ -40,6 +40,33 @@ export const REF_PATTERN = '[A-Za-z0-9](?:[A-Za-z0-9_-]|[./](?![./])){0,200}';
 export const refSchema = z
   .string()
   .regex(new RegExp(`^${REF_PATTERN}$`), 'must be a branch, tag or commit in plain ASCII');
+
+/** A branch in plain ASCII that Git takes and that nothing can mistake for a full ref, a commit or another branch's lock. */
+export const branchSchema = refSchema
+  .regex(/^(?!refs\/)(?![0-9a-fA-F]{40}$)(?!HEAD$)/, 'must be the name of a branch')
+  .regex(/[A-Za-z0-9_-]$/, 'must end in a letter or digit')
+  .refine((name) => !/\.lock(?:\/|$)/.test(name), 'must hold no part that ends in .lock');
+export const issueNumberSchema = z.int().min(1).max(2_147_483_647).describe('Number of the issue.');
+
+/**
+ * Text that may go out as it is: at least one visible character, no lone surrogates, and no control characters but tab and line
+ * breaks. What a reviewer reads is then what is sent.
+ */
+export function textSchema(maxLength: number) {
+  return z
+    .string()
+    .max(maxLength)
+    .refine((text) => text.trim() !== '', 'must not be empty')
+    .refine(isPlainText, 'must be plain text without control characters');
+}
+/** A single line of such text. */
+export function lineSchema(maxLength: number) {
+  return textSchema(maxLength).refine((text) => !/[\r\n\t]/.test(text), 'must be one line');
+}
+export function isPlainText(text: string): boolean {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused.
+  return text.isWellFormed() && !/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/.test(text);
+}
 
 /** The JSON Schema of what a model should send. */
 export function inputSchemaOf(schema: z.ZodType): JsonObject {
@@ -138,6 +165,50 @@ export async function askGitHub(
   if (answer.status < 200 || answer.status > 299)
     throw new CountersignError('TOOL_REFUSED', `GitHub answered ${answer.status}: moved or redirected.`);
   return answer.data;
+}
+
+/** The same, with null for a 404: "is there such a thing" is a question, not a failure. */
+export async function findOnGitHub(
+  access: GitHubAccess,
+  context: ReadContext,
+  ask: (client: Octokit) => Promise<Answer>,
+): Promise<unknown> {
+  try {
+    return await askGitHub(access, context, ask);
+  } catch (error) {
+    if (failureOf(error)?.status === 404) return null;
+    throw error;
+  }
+}
+
+/** The HTTP answer behind an error that `askGitHub` threw; null when there was none. */
+export function failureOf(error: unknown): HttpFailure | null {
+  return error instanceof CountersignError ? httpFailure(error.cause) : null;
+}
+
+/**
+ * What an error of a write means. Any 4xx but 408 surely changed nothing: TOOL_REFUSED, for a rate limit one that may be tried
+ * again. Everything else leaves it open and stays as it is.
+ */
+export function writeError(error: unknown): unknown {
+  const failure = failureOf(error);
+  if (failure === null || failure.status >= 500 || failure.status === 408) return error;
+  const words = `GitHub answered ${failure.status}: ${failure.message}`;
+  if (!isRateLimited(failure))
+    return hasCode(error, 'TOOL_REFUSED')
+      ? error
+      : new CountersignError('TOOL_REFUSED', words, { cause: error });
+  const retryAfterMs = readRetryAfterMs(failure);
+  return new CountersignError('TOOL_REFUSED', words, {
+    cause: error,
+    errorClass: 'retryable',
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  });
+}
+
+/** `1 issue`, `2 issues`. */
+export function count(number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? '' : 's'}`;
 }
 
 interface HttpFailure {

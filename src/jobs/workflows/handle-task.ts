@@ -28,18 +28,51 @@ const EXECUTE = { maxTries: 12, backoffMs: 1_000, timeoutMs: 120_000 };
 const LOOK = { maxTries: 6, backoffMs: 1_000, timeoutMs: 60_000 };
 
 export interface HandleTaskDeps extends ExecutorDeps {
-  readonly agent: AgentDefinition;
+  /** Every version of the agent that a run may still be on, oldest first. A new task gets the last one. */
+  readonly agents: readonly AgentDefinition[];
   readonly model: ModelSeam;
 }
 
+/** What works one task: the version of the agent that it began with. */
+interface WorkerDeps extends HandleTaskDeps {
+  readonly agent: AgentDefinition;
+}
+
+/** Writes down which version of the agent a task begins with: whatever ships while it waits, that one works it to its end. */
 export function handleTask(deps: HandleTaskDeps): Workflow {
+  return taskWorkflow(deps, 2, (step) =>
+    step.run('choose-agent', async () => {
+      const newest = deps.agents.at(-1);
+      if (newest === undefined) throw new CountersignError('CONFIG_INVALID', 'There is no agent');
+      return { name: newest.name, version: newest.version };
+    }),
+  );
+}
+
+/** Runs from before that: all of them began with the first version of the agent. */
+export function handleTaskFirst(deps: HandleTaskDeps): Workflow {
+  return taskWorkflow(deps, 1, async () => ({ name: 'engineer', version: '1' }));
+}
+
+function taskWorkflow(
+  deps: HandleTaskDeps,
+  version: number,
+  choose: (step: Step) => Promise<{ readonly name: string; readonly version: string }>,
+): Workflow {
   return workflow({
     name: 'handle-task',
-    version: 1,
+    version,
     input: z.object({ taskId: z.uuid() }),
     async body(step, { taskId }) {
       const task = await step.run('read-task', () => theTask(deps, step, taskId));
-      return workUntilDone(step, deps, task);
+      const chosen = await choose(step);
+      const agent = deps.agents.find((one) => one.name === chosen.name && one.version === chosen.version);
+      if (agent === undefined)
+        throw new CountersignError(
+          'WORKFLOW_UNKNOWN',
+          `This build has no agent ${chosen.name} v${chosen.version}, with which the task began`,
+        );
+      return workUntilDone(step, { ...deps, agent }, task);
     },
     // A defect, a refusal nobody foresaw, or a person who cancelled: what was sent is brought to its end, then the thread hears of it.
     async onFailure(step, { taskId }, { code, message }) {
@@ -51,7 +84,7 @@ export function handleTask(deps: HandleTaskDeps): Workflow {
   });
 }
 
-async function workUntilDone(step: Step, deps: HandleTaskDeps, task: Task): Promise<Json> {
+async function workUntilDone(step: Step, deps: WorkerDeps, task: Task): Promise<Json> {
   let conversation = initialConversation({ objective: task.objective });
   for (;;) {
     const outcome = await work(step, deps.agent, conversation, {
@@ -74,7 +107,7 @@ type ActionResult = { readonly status: string; readonly [detail: string]: Json }
 /** Looks, judges, asks and executes; asks again while the target changes under the reviewers. */
 async function carryOut(
   step: Step,
-  deps: HandleTaskDeps,
+  deps: WorkerDeps,
   task: Task,
   action: ProposedAction,
 ): Promise<ActionResult> {
@@ -226,7 +259,7 @@ function writeTool(tools: readonly Tool[], kind: string): WriteTool {
   return tool;
 }
 
-function agentLabel(deps: HandleTaskDeps): { name: string; version: string; modelLabel: string } {
+function agentLabel(deps: WorkerDeps): { name: string; version: string; modelLabel: string } {
   return { name: deps.agent.name, version: deps.agent.version, modelLabel: deps.model.label };
 }
 

@@ -3,10 +3,26 @@
  * with one line in `CAN` for what a person may ask.
  */
 import { type Conversation, type Reply, type Script, say } from '../conversation.ts';
+import { closeStaleIssues } from './close-stale-issues.ts';
+import { draftReleaseNote } from './draft-release-note.ts';
+import { fixFailingCheck } from './fix-failing-check.ts';
 import { mergePullRequest } from './merge-pull-request.ts';
+import { triageIssues } from './triage-issues.ts';
 
-const SCRIPTS: readonly Script[] = [mergePullRequest];
-const CAN: readonly string[] = ['“merge pull request 1 in acme/shop”'];
+const SCRIPTS: readonly Script[] = [
+  mergePullRequest,
+  triageIssues,
+  draftReleaseNote,
+  fixFailingCheck,
+  closeStaleIssues,
+];
+const CAN: readonly string[] = [
+  '“triage the open issues in acme/shop”',
+  '“write a release note draft for acme/shop”',
+  '“fix the failing check in acme/shop”',
+  '“close stale issues in acme/shop”',
+  '“merge pull request 1 in acme/shop”',
+];
 
 export function nextReply(conversation: Conversation): Reply {
   for (const script of SCRIPTS) {
