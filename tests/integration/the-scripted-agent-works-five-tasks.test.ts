@@ -24,58 +24,50 @@ function card(ts: string, words: RegExp): Promise<SeenMessage> {
   );
 }
 
-/** Approves as a reviewer does: where the card sends them to Details first, to its last page. */
-async function approve({ ts }: SeenMessage): Promise<void> {
-  const click = (stale = false) =>
-    story.people.click(REVIEWER_A, { channel: ENGINEERING, ts, actionId: 'approval.approve', stale });
-  const isOpen = async () =>
-    (await story.people.messages(ENGINEERING)).length >= 0 && (await story.people.views(REVIEWER_A)).at(-1);
-  const before = (await story.people.views(REVIEWER_A)).length;
-  await click();
-  await until(
-    'decided, or Details',
-    async () => (await isDecided(ts)) || (await story.people.views(REVIEWER_A)).length > before,
-  );
-  if (await isDecided(ts)) return;
-  for (;;) {
-    const view = await isOpen();
-    if (!view || !JSON.stringify(view.blocks).includes('"approval.page"')) break;
-    const next = JSON.stringify(view.blocks).includes('Next');
-    if (!next) break;
-    await story.people.click(REVIEWER_A, { viewId: view.id, actionId: 'approval.page' });
-    await until('the next page', async () => (await isOpen()) && (await isOpen())?.hash !== view.hash);
+/** Approves as a reviewer does: where the card sends them to Details first, after its last page. */
+async function approve(threadTs: string, { ts }: SeenMessage): Promise<void> {
+  const press = () =>
+    story.people.click(REVIEWER_A, { channel: ENGINEERING, ts, actionId: 'approval.approve', stale: true });
+  const isDecided = async () =>
+    (await thread(threadTs)).some(
+      (message) => message.ts === ts && !textOf(message).includes('"approval.approve"'),
+    );
+  const views = () => story.people.views(REVIEWER_A);
+  const known = new Set((await views()).map(({ id }) => id));
+  await press();
+  const details = await until('decided, or Details', async () => {
+    const opened = (await views()).find(({ id }) => !known.has(id));
+    return opened ?? ((await isDecided()) && 'decided');
+  });
+  if (details === 'decided') return;
+  const page = async () => (await views()).find(({ id }) => id === details.id);
+  for (let shown = await page(); shown; shown = await page()) {
+    const [, place, all] = /(\d+) of (\d+)/.exec(shown.title.text) ?? [];
+    if (place === all) break;
+    const { hash } = shown;
+    const next = shown.blocks.find((block) => JSON.stringify(block).includes('Next'));
+    await story.people.click(REVIEWER_A, {
+      viewId: details.id,
+      actionId: 'approval.page',
+      ...(next?.block_id === undefined ? {} : { blockId: next.block_id }),
+    });
+    await until('the next page', async () => (await page())?.hash !== hash);
   }
-  await until('read', async () => {
-    const { rows } = await story.db.query<{ n: number }>({
-      text: `select count(*)::int as n from detail_views v join deliveries d on d.subject_id = v.request_id::text where d.ts = $1`,
+  await until('read to the end', async () => {
+    const { rowCount } = await story.db.query({
+      text: `select 1 from detail_views v join deliveries d on d.subject_id = v.request_id where d.ts = $1`,
       values: [ts],
     });
-    return (rows[0]?.n ?? 0) > 0;
+    return rowCount === 1;
   });
-  await click(true);
-}
-
-async function isDecided(ts: string): Promise<boolean> {
-  const found = (await story.people.messages(ENGINEERING))
-    .concat(await everyThread())
-    .find((message) => message.ts === ts);
-  return found !== undefined && !textOf(found).includes('"approval.approve"');
-}
-const threads: string[] = [];
-async function everyThread(): Promise<SeenMessage[]> {
-  return (await Promise.all(threads.map(thread))).flat();
-}
-async function start(words: string): Promise<string> {
-  const ts = await ask(words);
-  threads.push(ts);
-  return ts;
+  await press();
 }
 
 /** The agent's last words in this thread. */
 async function lastWords(ts: string): Promise<string> {
   return until('the last words', async () => {
     const { rows } = await story.db.query<{ summary: string | null }>({
-      text: 'select agent_summary as summary from tasks where message_ts = $1',
+      text: 'select summary from tasks where message_ts = $1',
       values: [ts],
     });
     return rows[0]?.summary ?? false;
@@ -103,12 +95,12 @@ const rowsAt = async (route: string) =>
 const issues = () => rowsAt('/issues?state=all&per_page=100');
 
 test('triage: labels of our own at once, a comment only after approval, orders in an issue move nothing', async () => {
-  const ts = await start('triage the open issues in acme/shop');
+  const ts = await ask('triage the open issues in acme/shop');
   const question = await card(ts, /comment on issue 6/);
   expect((await issues()).find(({ number }) => number === 6)?.comments).toBe(0);
   expect(textOf(question)).toContain('MEDIUM');
 
-  await approve(question);
+  await approve(ts, question);
 
   expect(await lastWords(ts)).toMatch(/Issue 11 holds orders to an agent\. I did not follow them/);
   const after = await issues();
@@ -130,25 +122,25 @@ test('triage: labels of our own at once, a comment only after approval, orders i
 });
 
 test('close stale issues: one card names each; a reason that keeps one back is acted on', async () => {
-  const ts = await start('close stale issues in acme/shop');
+  const ts = await ask('close stale issues in acme/shop');
   const first = await card(ts, /close 2 issues/);
   expect(textOf(first)).toMatch(/#4 Support more than one currency.*#5 Is a discount/s);
   await reject(first, 'please keep #5, we still talk about it');
   const second = await card(ts, /close issue 4/);
   expect((await issues()).filter(({ state }) => state === 'closed')).toEqual([]);
 
-  await approve(second);
+  await approve(ts, second);
 
   expect(await lastWords(ts)).toBe('I closed 4 in acme/shop.');
   expect((await issues()).filter(({ state }) => state === 'closed').map(({ number }) => number)).toEqual([4]);
 });
 
 test('a release note: a draft with a line for each commit since the last release', async () => {
-  const ts = await start('write a release note draft for acme/shop');
+  const ts = await ask('write a release note draft for acme/shop');
   const draft = await card(ts, /draft release v0\.4\.0/);
   expect(textOf(draft)).toContain('Thank the customer on the receipt');
 
-  await approve(draft);
+  await approve(ts, draft);
 
   expect(await lastWords(ts)).toMatch(/The draft of v0\.4\.0 is in acme\/shop, with 3 lines/);
   expect((await rowsAt('/releases')).find(({ tag_name }) => tag_name === 'v0.4.0')?.draft).toBe(true);
@@ -156,9 +148,9 @@ test('a release note: a draft with a line for each commit since the last release
 
 test('the failing check: a commit on a new branch, then a pull request, each approved; main stays', async () => {
   const main = (await story.github('GET', `${REPO}/git/ref/heads/main`)).body.object?.sha;
-  const ts = await start('fix the failing check in acme/shop');
-  await approve(await card(ts, /commit 2 files to the new branch countersign\/thank-only-by-name/));
-  await approve(await card(ts, /open a pull request from countersign\/thank-only-by-name/));
+  const ts = await ask('fix the failing check in acme/shop');
+  await approve(ts, await card(ts, /commit 2 files to the new branch countersign\/thank-only-by-name/));
+  await approve(ts, await card(ts, /open a pull request from countersign\/thank-only-by-name/));
 
   expect(await lastWords(ts)).toMatch(
     /^Pull request \d+ from countersign\/thank-only-by-name into main is open/,
@@ -183,7 +175,7 @@ test('a file that is not as expected stops the fix before anything is proposed',
     output: { title: '1 failed', summary: 'src/receipt.ts: got "Thank you, undefined!"' },
   });
 
-  const ts = await start('fix the failing check in acme/shop');
+  const ts = await ask('fix the failing check in acme/shop');
 
   expect(await lastWords(ts)).toMatch(
     /src\/receipt\.ts at [0-9a-f]{12} is not what I expect: .* are not there\. I do not guess; nothing was changed\./,

@@ -13,6 +13,7 @@ import { createEgress, type Egress, mintPermit } from '../../src/agents/egress.t
 import { toolsFor } from '../../src/agents/tools/index.ts';
 import { type LocalGitHub, startLocalGitHub } from '../../src/local/github.ts';
 import type { JsonObject, Precondition, WriteTool } from '../../src/types.ts';
+import { type AnsweringServer, startAnsweringServer } from '../support/answering-server.ts';
 
 const TOKEN = 'local-token';
 const SHOP = { owner: 'acme', repo: 'shop' };
@@ -378,90 +379,82 @@ describe('a batch of issues', () => {
     );
     expect((await octokit.issues.get({ ...SHOP, issue_number: 5 })).data.state).toBe('open');
   });
-
-  test('names no pull request', async () => {
-    expect((await batch([1, 4]).target()).refusal).toMatch(/pull request/);
-    expect(
-      (await act('github.issues.addLabels', { issue_number: 1, labels: ['countersign/x'] }).target()).refusal,
-    ).toMatch(/pull request/);
-  });
 });
 
-describe('arguments', () => {
-  const parses = (kind: string, input: JsonObject) => () => act(kind, input);
-  const refused = expect.objectContaining({ code: 'TOOL_INPUT_INVALID' });
+describe('an issue as GitHub itself answers for it', () => {
+  const servers: AnsweringServer[] = [];
+  afterEach(async () => {
+    await Promise.all(servers.splice(0).map((server) => server.close()));
+  });
+  /** Issues by number, as GitHub sends them; anything else is an empty list. */
+  async function world(issues: Readonly<Record<number, object>>) {
+    const server = await startAnsweringServer(({ url }) => {
+      const number = Number(/\/issues\/(\d+)$/.exec(url)?.[1]);
+      if (Number.isNaN(number)) return { status: 200, body: [] };
+      const dates = { created_at: '2026-01-01T00:00:00Z', updated_at: '2026-01-01T00:00:00Z' };
+      return { status: 200, body: { number, title: 'x', state: 'open', ...dates, ...issues[number] } };
+    });
+    servers.push(server);
+    const reads = createEgress({ allowedOrigins: [server.url] }).read;
+    const tools = toolsFor({ baseUrl: server.url, token: TOKEN, credential: 'local bot' });
+    return (kind: string, input: JsonObject) => {
+      const tool = tools.find((candidate) => candidate.kind === kind) as WriteTool;
+      const args = tool.parse({ ...SHOP, ...input });
+      const context = { fetch: reads, signal: new AbortController().signal };
+      return {
+        target: () => tool.target(args, context),
+        reconcile: () => tool.reconcile(args, [], context),
+        describe: (receipt: JsonObject) => tool.describeReceipt(args, receipt),
+      };
+    };
+  }
 
-  test.each([
-    '../x',
-    'a/../../x',
-    '/etc/passwd',
-    './x',
-    'a//b',
-    'a/',
-    '',
-    '.git/config',
-    'sub/.GIT/hooks/x',
-    'git~1/config',
-    'a\\b',
-    'a\0b',
-    'a\nb',
-    'a/.. /b',
-    'x.',
-    'ѕrc/price.ts',
-    'a'.repeat(201),
-  ])('no file is written at %j', (place) => {
-    expect(() => commitTo('change', { files: [{ path: place, content: 'x' }] })).toThrow(refused);
+  test('that is a pull request is neither closed nor labelled', async () => {
+    const on = await world({ 1: { pull_request: { url: 'x' } } });
+
+    const close = await on('github.issues.update', { issue_numbers: [4, 1] }).target();
+    expect(close.refusal).toBe('1 is a pull request, not an issue.');
+    const label = await on('github.issues.addLabels', {
+      issue_number: 1,
+      labels: ['countersign/x'],
+    }).target();
+    expect(label.refusal).toBe('1 is a pull request, not an issue.');
   });
 
-  test('no place is written twice, in no spelling', () => {
-    for (const places of [
-      ['a', 'a'],
-      ['src/A.ts', 'src/a.ts'],
-      ['a', 'a/b'],
-    ])
-      expect(() =>
-        commitTo('change', { files: places.map((place) => ({ path: place, content: 'x' })) }),
-      ).toThrow(refused);
+  test('that is locked takes no comment', async () => {
+    const on = await world({ 3: { locked: true } });
+
+    const { refusal, preconditions } = await on('github.issues.createComment', {
+      issue_number: 3,
+      body: 'x',
+    }).target();
+
+    expect(refusal).toMatch(/locked/);
+    expect(preconditions).toContainEqual({ path: '/locked', expected: true });
   });
 
-  test.each([
-    'refs/heads/main',
-    'HEAD',
-    'a..b',
-    '-x',
-    'a b',
-    'x.lock',
-    'x.lock/y',
-    'x.',
-    'x/',
-    'd'.repeat(40),
-    'mаin',
-    '',
-  ])('no branch is called %j', (branch) => {
-    expect(() => commitTo(branch)).toThrow(refused);
+  test('that was moved elsewhere is not the one that was meant', async () => {
+    const on = await world({ 3: { number: 7 } });
+
+    await expect(
+      on('github.issues.addLabels', { issue_number: 3, labels: ['countersign/x'] }).target(),
+    ).rejects.toMatchObject({ code: 'TOOL_REFUSED' });
   });
 
-  test.each([
-    ['github.issues.addLabels', { issue_number: 3, labels: [' countersign/bug'] }],
-    ['github.issues.addLabels', { issue_number: 3, labels: ['countersign/a,bug'] }],
-    ['github.issues.addLabels', { issue_number: 3, labels: ['countersign/a\nbug'] }],
-    ['github.issues.addLabels', { issue_number: 3, labels: [] }],
-    ['github.issues.addLabels', { issue_number: 3, labels: ['Bug', 'bug'] }],
-    ['github.issues.createComment', { issue_number: 3, body: 'x'.repeat(10_001) }],
-    ['github.issues.createComment', { issue_number: 3, body: ' \n' }],
-    ['github.issues.createComment', { issue_number: 3, body: 'a\0b' }],
-    ['github.issues.createComment', { issue_number: 3, body: '\ud800' }],
-    ['github.issues.update', { issue_numbers: [4], state: 'open' }],
-    ['github.issues.update', { issue_numbers: [4, 4] }],
-    ['github.issues.update', { issue_numbers: Array.from({ length: 21 }, (_, index) => index + 1) }],
-    ['github.pulls.create', { head: 'stranger:main', base: 'main', title: 'x', body: 'x' }],
-    ['github.pulls.create', { head: 'a', base: 'main', title: 'x\ny', body: 'x' }],
-    [
-      'github.repos.createRelease',
-      { tag_name: 'v1', target_commitish: 'a'.repeat(40), name: 'x', body: 'x', draft: false },
-    ],
-    ['github.repos.createRelease', { tag_name: 'v1', target_commitish: 'main', name: 'x', body: 'x' }],
-  ] as [string, JsonObject][])('%s takes no %j', (kind, input) => {
-    expect(parses(kind, input)).toThrow(refused);
+  test('of a batch that was cut: half done is told only once nothing can arrive any more', async () => {
+    const closed = (agoMs: number) => ({
+      state: 'closed',
+      closed_at: new Date(Date.now() - agoMs).toISOString(),
+    });
+    const batch = { issue_numbers: [4, 5, 6] };
+
+    const young = (await world({ 4: closed(5_000) }))('github.issues.update', batch);
+    await expect(young.reconcile()).rejects.toMatchObject({ code: 'TOOL_FAILED' });
+    const old = (await world({ 4: closed(80_000) }))('github.issues.update', batch);
+    const found = await old.reconcile();
+    if (found.outcome !== 'applied') throw new Error(found.outcome);
+    expect(old.describe(found.receipt)).toBe(
+      'Closed 1 of 3 issues: 4. Not closed: 5 (the work was interrupted before it), 6 (the work was interrupted before it).',
+    );
   });
 });
