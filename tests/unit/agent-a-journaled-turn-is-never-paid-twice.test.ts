@@ -89,7 +89,7 @@ describe('a resumed task', () => {
     await work(memoryStep(journal), agent, conversation, deps);
 
     await expect(
-      work(memoryStep(journal), { ...agent, version: '2' }, conversation, deps),
+      work(memoryStep(journal), { ...agent, version: `${agent.version}-next` }, conversation, deps),
     ).rejects.toMatchObject({ code: 'JOURNAL_MISMATCH' });
   });
 });

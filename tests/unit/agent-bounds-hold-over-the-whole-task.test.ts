@@ -12,7 +12,12 @@ import {
   MAX_TOOL_RESULT_BYTES,
   resultText,
 } from '../../src/agents/conversation.ts';
-import { type AgentBudget, ENGINEER, initialConversation } from '../../src/agents/definitions.ts';
+import {
+  type AgentBudget,
+  DEFAULT_BUDGET,
+  ENGINEER,
+  initialConversation,
+} from '../../src/agents/definitions.ts';
 import { work } from '../../src/agents/loop.ts';
 import type { Json, ReadTool } from '../../src/types.ts';
 import { MemoryJournal, memoryStep } from '../support/memory-step.ts';
@@ -39,7 +44,7 @@ function run(
       return over.read?.() ?? null;
     },
   };
-  const agent = { ...ENGINEER, toolKinds: ['test.read'], budget: { ...ENGINEER.budget, ...budget } };
+  const agent = { ...ENGINEER, toolKinds: ['test.read'], budget: { ...DEFAULT_BUDGET, ...budget } };
   const outcome = work(
     memoryStep(new MemoryJournal()),
     agent,
