@@ -65,6 +65,20 @@ describe('the seeded repository', () => {
     expect(checks.check_runs).toMatchObject([{ name: 'test', status: 'completed', conclusion: 'success' }]);
   });
 
+  test('main has moved on since the last release, and its newest commit fails the nightly check', async () => {
+    const { data: latest } = await octokit.repos.getLatestRelease(SHOP);
+    const basehead = `${latest.tag_name}...main`;
+    const { data: since } = await octokit.repos.compareCommitsWithBasehead({ ...SHOP, basehead });
+    const { data: checks } = await octokit.checks.listForRef({
+      ...SHOP,
+      ref: since.commits.at(-1)?.sha ?? '',
+    });
+
+    expect([latest.tag_name, since.ahead_by]).toEqual(['v0.3.1', 3]);
+    expect(checks.check_runs).toMatchObject([{ name: 'nightly', conclusion: 'failure' }]);
+    expect(checks.check_runs[0]?.output.summary).toContain('src/receipt.ts');
+  });
+
   test('issues have their ages, labels and a report of the bug', async () => {
     const { data: issues } = await octokit.issues.listForRepo({ ...SHOP, state: 'open' });
 

@@ -311,6 +311,45 @@ describe('a commit', () => {
     expect(await action.reconcile(preconditions)).toEqual({ outcome: 'unknowable' });
     await expect(action.execute(preconditions)).rejects.toMatchObject({ code: 'PRECONDITION_CHANGED' });
   });
+
+  test('of the same files under other words is not ours', async () => {
+    const action = commitTo('change');
+    const { preconditions } = await action.target();
+    const other = commitTo('change', { message: 'Somebody else was faster' });
+    await other.execute((await other.target()).preconditions);
+
+    expect(await action.reconcile(preconditions)).toEqual({ outcome: 'unknowable' });
+  });
+});
+
+describe('what was there before', () => {
+  test('an earlier pull request with these very words is not taken for ours', async () => {
+    const commit = commitTo('change');
+    await commit.execute((await commit.target()).preconditions);
+    const words = { head: 'change', base: 'main', title: 'Change', body: 'It changes.' };
+    const earlier = (await octokit.pulls.create({ ...SHOP, ...words })).data.number;
+    await octokit.pulls.update({ ...SHOP, pull_number: earlier, state: 'closed' });
+    const action = act('github.pulls.create', words);
+    const { preconditions, refusal } = await action.target();
+
+    expect(refusal).toBeUndefined();
+    expect(await action.reconcile(preconditions)).toEqual({ outcome: 'absent' });
+    const receipt = await action.execute(preconditions);
+    expect(receipt.pull_number).not.toBe(earlier);
+    expect(await action.reconcile(preconditions)).toEqual({ outcome: 'applied', receipt });
+  });
+
+  test('another draft of the same tag is not taken for ours, and one that comes meanwhile is asked about', async () => {
+    const words = { tag_name: 'v0.4.0', target_commitish: tip, name: '0.4.0', body: '- It thanks.' };
+    const action = act('github.repos.createRelease', words);
+    const { preconditions: without } = await action.target();
+    await octokit.repos.createRelease({ ...SHOP, ...words, body: 'by hand', draft: true });
+
+    expect(await action.reconcile(without)).toEqual({ outcome: 'unknowable' });
+    const { preconditions, refusal } = await action.target();
+    expect([refusal, preconditions]).not.toEqual([undefined, without]);
+    expect(await action.reconcile(preconditions)).toEqual({ outcome: 'absent' });
+  });
 });
 
 describe('a batch of issues', () => {
