@@ -21,6 +21,7 @@ import { openQueue } from '../../src/jobs/engine/queue.ts';
 import type { Workflow } from '../../src/jobs/engine/workflow.ts';
 import { steer } from '../../src/jobs/steering.ts';
 import { type HandleTaskDeps, handleTask } from '../../src/jobs/workflows/handle-task.ts';
+import { morningDigest } from '../../src/jobs/workflows/morning-digest.ts';
 import { holdsSecret } from '../../src/log.ts';
 import type { Json, RunRef } from '../../src/types.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
@@ -34,6 +35,7 @@ const UPDATE = Boolean(process.env.UPDATE_GOLDEN);
 /** Every workflow that src/main.ts registers, by the function it registers it with. */
 const RELEASED: Readonly<Record<string, (touched: string[]) => Workflow>> = {
   handleTask: (touched) => handleTask(untouchable(touched)),
+  morningDigest: (touched) => morningDigest(untouchable(touched)),
 };
 
 interface Recording {

@@ -43,8 +43,8 @@ export interface TestProduct extends TestDatabase {
   merges(): Promise<GitHubWrite[]>;
 }
 
-/** Policy people may be changed per file. Call at the top of a file. */
-export function useProduct(policy: object = {}): TestProduct {
+/** Policy people and the digest's settings may be changed per file; by default no digest is posted. Call at the top of a file. */
+export function useProduct(policy: object = {}, digest: Partial<Config['digest']> = {}): TestProduct {
   const base = useDatabase();
   let stateDir = '';
   let world: StartedWorld | undefined;
@@ -77,6 +77,7 @@ export function useProduct(policy: object = {}): TestProduct {
     },
     applyPolicy: true,
     mayWrite: true,
+    digest: { timeZone: 'Etc/UTC', channelId: null, ...digest },
     host: '127.0.0.1',
     port: 0,
     logLevel: 'silent',
