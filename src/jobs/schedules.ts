@@ -160,9 +160,11 @@ export interface SchedulesOptions {
 export function startSchedules({ database, engine, bell, log }: SchedulesOptions): Loop {
   /** Until when, on this process's own clock, a schedule that failed is left alone. */
   const resting = new Map<string, number>();
-  const rested = (): string[] => {
+  /** Handed out and not done with: a row has no mark that says so. */
+  const inHand = new Set<string>();
+  const leftAlone = (): string[] => {
     for (const [id, untilMs] of resting) if (untilMs <= performance.now()) resting.delete(id);
-    return [...resting.keys()];
+    return [...resting.keys(), ...inHand];
   };
   return startLoop<Pick<ScheduleRow, 'workspace_id' | 'schedule_id'>>({
     name: 'schedules',
@@ -175,8 +177,9 @@ export function startSchedules({ database, engine, bell, log }: SchedulesOptions
         name: 'schedules_due',
         text: `select workspace_id, schedule_id from schedules
                where paused_at is null and next_at <= db_now() and not schedule_id = any ($2::uuid[]) order by next_at limit $1`,
-        values: [free, rested()],
+        values: [free, leftAlone()],
       });
+      for (const row of rows) inHand.add(row.schedule_id);
       return rows;
     },
     work: async (row) => {
@@ -188,6 +191,8 @@ export function startSchedules({ database, engine, bell, log }: SchedulesOptions
           { scheduleId: row.schedule_id, error: toStoredError(error) },
           'a schedule could not be started',
         );
+      } finally {
+        inHand.delete(row.schedule_id);
       }
     },
     nextMs: async () => {
@@ -195,7 +200,7 @@ export function startSchedules({ database, engine, bell, log }: SchedulesOptions
         name: 'schedules_next',
         text: `select extract(epoch from min(next_at) - db_now())::float8 * 1000 as ms from schedules
                where paused_at is null and not schedule_id = any ($1::uuid[])`,
-        values: [rested()],
+        values: [leftAlone()],
       });
       return rows[0]?.ms ?? undefined;
     },

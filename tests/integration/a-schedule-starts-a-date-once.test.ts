@@ -252,6 +252,7 @@ describe('a change', () => {
     // Nine o'clock of the same Wednesday is still to come in New York.
     await base.setTime('2026-11-18T12:00:00Z');
     expect(await put({ ...spec, timeZone: 'America/New_York' })).toMatchObject({ changed: true });
+    expect(await nextOf(scheduleId)).toBe('2026-11-19T14:00:00.000Z');
     await base.setTime('2026-11-18T14:00:01Z');
     expect(await serve(scheduleId)).toBeUndefined();
     await base.setTime('2026-11-19T14:00:00Z');
@@ -321,9 +322,24 @@ test('one whose workflow nobody carries holds up no other', async () => {
   const { scheduleId } = await put(specOf());
   await base.setTime('2026-11-20T08:00:00Z');
 
-  loops.push(startSchedules({ database: base.db, engine, bell: engine.bell, log: testLog }));
+  const tried: string[] = [];
+  const watched: Pick<Engine, 'start'> = {
+    start: (tx, options) => {
+      tried.push(options.workflowName);
+      return engine.start(tx, options);
+    },
+  };
+  const { scheduleId: next } = await put(specOf());
+  await base.db.query({
+    text: `update schedules set next_at = db_now() + interval '700 milliseconds' where schedule_id = $1`,
+    values: [next],
+  });
+  loops.push(startSchedules({ database: base.db, engine: watched, bell: engine.bell, log: testLog }));
   await until('the run', async () => (await runsOf(scheduleId)).length > 0);
+  await until('the run of the later one', async () => (await runsOf(next)).length > 0);
 
+  // It rests meanwhile instead of being tried as fast as it fails.
+  expect(tried.toSorted()).toEqual(['daily', 'daily', 'gone']);
   expect(await runsOf(lost)).toEqual([]);
   expect(await nextOf(lost)).toBe('2026-11-20T07:00:00.000Z');
 });

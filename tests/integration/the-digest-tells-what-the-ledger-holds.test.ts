@@ -315,6 +315,28 @@ describe('every entry is in one digest', () => {
     expect(counts(await morning())).toEqual(NOTHING);
   });
 
+  test('also of a run that still waits: what was told of it is not told again', async () => {
+    const unknown = await asked(await task('merge pull request 13'));
+    await decided(unknown, 'approve', 'approval.approved');
+    await unknown.say('action.unknown', { actionId: unknown.actionId, kind: MERGE });
+    await unknown.say('task.finished');
+    const again = await asked(await task('merge pull request 14'));
+    await decided(again, 'request_changes', 'approval.changes_requested', 'squash it');
+    const requestId = randomUUID();
+    await again.say('approval.requested', { requestId, actionId: again.actionId, quorum: 1, reviewers: [] });
+    await seal();
+
+    expect(counts(await morning())).toEqual({ ...NOTHING, notDone: 1, changed: 1, waiting: 2 });
+    const second = await morning();
+    expect(counts(second)).toEqual({ ...NOTHING, waiting: 2 });
+    expect(second.medianDecisionMs).toBeNull();
+
+    await unknown.say('action.settled', { actionId: unknown.actionId, happened: true });
+    await again.say('approval.withdrawn', { requestId });
+    await seal();
+    expect(counts(await morning())).toEqual(NOTHING);
+  });
+
   test('and a date has one: the second is none', async () => {
     const again = () =>
       base.db.transaction((tx) =>
