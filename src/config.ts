@@ -21,6 +21,9 @@ const http = url(/^https?:$/);
 const postgres = url(/^postgres(ql)?:$/);
 const secret = z.string().min(1);
 
+/** Off where there would be a default. */
+const NO_CHANNEL = 'none';
+
 /** Every variable, in the order of docs and messages. */
 const schema = z.object({
   DATABASE_URL: postgres.optional(),
@@ -37,6 +40,14 @@ const schema = z.object({
   GITHUB_TOKEN: secret.optional(),
   GITHUB_API_URL: http.default('https://api.github.com'),
   COUNTERSIGN_POLICY: z.string().min(1).optional(),
+  COUNTERSIGN_TIMEZONE: z
+    .string()
+    .refine(isTimeZone, 'is not a zone of the IANA database, such as Europe/Berlin')
+    .default(() => Temporal.Now.timeZoneId()),
+  COUNTERSIGN_DIGEST_CHANNEL: z
+    .string()
+    .regex(/^(?:[CG][A-Z0-9]{2,63}|none)$/, "is neither a channel's id, such as C0123456789, nor none")
+    .optional(),
   COUNTERSIGN_STATE_DIR: z.string().min(1).default('.local'),
   COUNTERSIGN_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']).default('info'),
   /** For tests: every run goes back to the queue after every journaled step. */
@@ -85,10 +96,18 @@ export interface Config {
   readonly applyPolicy: boolean;
   /** False: reviewers sit in a local Slack while a tool would write to a real service; then writes are refused. */
   readonly mayWrite: boolean;
+  readonly digest: DigestConfig;
   readonly host: string | null;
   readonly port: number;
   readonly logLevel: string;
   readonly suspendAfterEveryStep: boolean;
+}
+
+export interface DigestConfig {
+  /** A zone of the IANA database: when the morning is. */
+  readonly timeZone: string;
+  /** Where the morning digest is posted; null: nowhere, it is only told who asks. */
+  readonly channelId: string | null;
 }
 
 /** Parses the environment. An empty value counts as unset. Throws CONFIG_INVALID. */
@@ -140,6 +159,7 @@ export function serveConfig(variables: Variables): Config {
     policy: readPolicyFile(COUNTERSIGN_POLICY),
     applyPolicy: false,
     mayWrite: true,
+    digest: digestConfig(variables, null),
     host: null,
     port: variables.PORT,
     logLevel: variables.COUNTERSIGN_LOG_LEVEL,
@@ -161,6 +181,26 @@ export function slackReceiver(variables: Variables): SlackReceiver | null {
 export function signingSecrets(current: string, variables: Variables): readonly [string, ...string[]] {
   const previous = variables.SLACK_SIGNING_SECRET_PREVIOUS;
   return previous === undefined ? [current] : [current, previous];
+}
+
+/** `otherwise`: the channel where none is named. */
+export function digestConfig(variables: Variables, otherwise: string | null): DigestConfig {
+  const named = variables.COUNTERSIGN_DIGEST_CHANNEL;
+  return {
+    timeZone: variables.COUNTERSIGN_TIMEZONE,
+    channelId: named === NO_CHANNEL ? null : (named ?? otherwise),
+  };
+}
+
+/** Also refuses plain offsets, which Temporal takes: they know no summer. */
+function isTimeZone(text: string): boolean {
+  if (!/^[A-Za-z]/.test(text)) return false;
+  try {
+    Temporal.Instant.fromEpochMilliseconds(0).toZonedDateTimeISO(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Reads a JSON policy file. Throws CONFIG_INVALID naming the file. */

@@ -27,13 +27,16 @@ import {
 } from './jobs/definitions.ts';
 import { startDeliveries } from './jobs/deliveries.ts';
 import { createDesk } from './jobs/desk.ts';
+import { readDigest, settleDigest } from './jobs/digest.ts';
 import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
 import { openEngine } from './jobs/engine/engine.ts';
 import { assertMigrated, migrate } from './jobs/engine/migrate.ts';
 import { startInbox, storeRequest } from './jobs/inbox.ts';
 import { startSealer } from './jobs/ledger.ts';
+import { startSchedules } from './jobs/schedules.ts';
 import { noteParked, taskView } from './jobs/tasks.ts';
 import { handleTask, handleTaskFirst } from './jobs/workflows/handle-task.ts';
+import { morningDigest } from './jobs/workflows/morning-digest.ts';
 import type { Logger } from './log.ts';
 import { firstPolicy, parsePolicyPeople } from './policies/first-policy.ts';
 import type { Json } from './types.ts';
@@ -132,13 +135,32 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   const engine = await openEngine({
     database,
     log,
-    workflows: [handleTaskFirst(forTasks), handleTask(forTasks)],
+    workflows: [handleTaskFirst(forTasks), handleTask(forTasks), morningDigest({ database })],
     onParked: noteParked,
     onCancel: withdrawForCancel,
     suspendAfterEveryStep: config.suspendAfterEveryStep,
   });
   await engine.work();
-  const desk = createDesk({ database, engine, policyOf, deploymentId: deployment, tools });
+  const desk = createDesk({
+    database,
+    engine,
+    policyOf,
+    deploymentId: deployment,
+    tools,
+    timeZone: config.digest.timeZone,
+  });
+  await database.transaction((tx) =>
+    settleDigest(tx, {
+      ...config.digest,
+      workspaceId,
+      // Whoever answers for the installation answers for its digest; without admins the bot itself does.
+      owner: parsePolicyPeople(config.policy).admins[0] ?? {
+        teamId: workspaceId,
+        userId: identity.botUserId,
+      },
+    }),
+  );
+  const schedules = startSchedules({ database, engine, bell: engine.bell, log });
   const agentLabel = { name: ENGINEER.name, version: ENGINEER.version, modelLabel: model.label };
   const deliveries = startDeliveries({
     database,
@@ -150,6 +172,10 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
       if (kind === 'task') {
         const task = await taskView(database, ws, subjectId, agentLabel);
         return task && { kind, task };
+      }
+      if (kind === 'digest') {
+        const digest = await readDigest(database, ws, subjectId);
+        return digest && { kind, digest };
       }
       const approval = await readApproval(database, ws, subjectId, deployment, tools);
       return approval && { kind, approval };
@@ -234,6 +260,7 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
       within(STOP_WORK_MS, receiver.stop()),
       within(STOP_WORK_MS, sockets?.stop() ?? Promise.resolve()),
       within(STOP_WORK_MS, inbox.stop()),
+      within(STOP_WORK_MS, schedules.stop()),
       engine.stop(STOP_WORK_MS),
     ]);
     await Promise.allSettled([within(STOP_REST_MS, deliveries.stop()), within(STOP_REST_MS, sealer.stop())]);

@@ -588,14 +588,116 @@ export type NoteReason =
   | { readonly kind: 'modal_expired' }
   | { readonly kind: 'may_not_request' }
   | { readonly kind: 'empty_request' }
-  | { readonly kind: 'could_not_handle' };
+  | { readonly kind: 'could_not_handle' }
+  /** What the slash command can do; `unknown` when it was asked for something else. */
+  | { readonly kind: 'command_help'; readonly unknown: boolean }
+  | { readonly kind: 'may_not_read_digest' }
+  /** A digest that Slack will not take where it was to be posted. */
+  | { readonly kind: 'digest_refused'; readonly channelId: string };
 
 /** One message the product owes somebody. Rendered from the newest committed state when it is sent. */
 export type MessageView =
   | { readonly kind: 'approval'; readonly approval: ApprovalView }
   | { readonly kind: 'task'; readonly task: TaskView }
   | { readonly kind: 'note'; readonly note: NoteReason }
+  | { readonly kind: 'digest'; readonly digest: DigestView }
   | ReceiptView;
+
+/** A list of which only the beginning is here. */
+export interface Shortened<Item> {
+  readonly items: readonly Item[];
+  /** How many there are. */
+  readonly total: number;
+}
+
+/** What a digest says of a task in any of its lists. */
+export interface DigestTask {
+  readonly runId: string;
+  /** The requester's words. Null where not all who read the digest may see the task, and when the words were erased. */
+  readonly objective: string | null;
+  /** Null for a run that is no task. */
+  readonly requester: Person | null;
+  readonly channelId: string | null;
+}
+
+/** What became of one action of a task. */
+export interface DigestAction {
+  readonly kind: string;
+  /** Empty where the policy allowed it without people. */
+  readonly approvedBy: readonly Person[];
+  /** True when nobody could tell whether it happened, and a person said that it did. */
+  readonly settled: boolean;
+}
+
+export interface DigestDone extends DigestTask {
+  /** Empty: it ended without changing anything outside, because nothing was proposed. */
+  readonly actions: readonly DigestAction[];
+}
+
+export interface DigestNotDone extends DigestTask {
+  /** How its last action ended. */
+  readonly because:
+    | 'rejected'
+    | 'changes_requested'
+    | 'expired'
+    | 'denied'
+    | 'failed'
+    | 'unknown'
+    | 'withdrawn'
+    | 'superseded'
+    | 'cancelled';
+}
+
+export interface DigestFailed extends DigestTask {
+  readonly code: string;
+  /** Why, as the product recorded it; may quote outside text. Null like `objective`. */
+  readonly why: string | null;
+}
+
+export interface DigestWaiting extends DigestTask {
+  readonly what: 'decision' | 'settlement' | 'operator';
+  /** Of the action, null when a whole run waits. */
+  readonly kind: string | null;
+  /** Empty: whoever operates the installation. */
+  readonly people: readonly Person[];
+  readonly approvals: { readonly given: number; readonly needed: number } | null;
+  readonly since: string;
+  readonly until: string | null;
+}
+
+export interface DigestChanged extends DigestTask {
+  readonly what: 'rejected' | 'changes_requested' | 'revoked';
+  readonly kind: string | null;
+  readonly by: Person | null;
+  /** A person's words. Null where none were given, and like `objective`. */
+  readonly reason: string | null;
+}
+
+/** What happened between two digests, and what waits at the end of it; from the ledger alone. */
+export interface DigestView {
+  /** `2026-11-20`, in `timeZone`. */
+  readonly localDate: string;
+  readonly timeZone: string;
+  /** Null when a person asked for it. */
+  readonly plannedAt: string | null;
+  /** Posted after its time, because nothing ran then. */
+  readonly late: boolean;
+  /** Where the digest before it ended; null for a first one. */
+  readonly sinceAt: string | null;
+  readonly done: Shortened<DigestDone>;
+  readonly notDone: Shortened<DigestNotDone>;
+  readonly failed: Shortened<DigestFailed>;
+  readonly waiting: Shortened<DigestWaiting>;
+  readonly changed: Shortened<DigestChanged>;
+  /** Null when no entry says what its task spent. */
+  readonly spentUsd: number | null;
+  /** Null when nobody decided anything. */
+  readonly medianDecisionMs: number | null;
+  /** The newest seal it covers. */
+  readonly seal: { readonly no: number; readonly hash: string } | null;
+  /** True when more happened than a digest reads. */
+  readonly more: boolean;
+}
 
 /** What became of one action, as a message of its own in the task's thread. */
 export interface ReceiptView {

@@ -16,7 +16,14 @@ import type { Logger } from '../log.ts';
 import type { DeliveryTarget, Fetch, Person, WorkspaceId } from '../types.ts';
 import { VIEWS } from './buttons.ts';
 import { onClick, onOutcomeGiven, onReasonGiven } from './clicks.ts';
-import { blockActions, type MessageEnvelope, messageEnvelope, viewSubmission } from './inbound.ts';
+import {
+  blockActions,
+  type Command,
+  command,
+  type MessageEnvelope,
+  messageEnvelope,
+  viewSubmission,
+} from './inbound.ts';
 import type { SlackMessenger } from './messenger.ts';
 import { clientOptions, slackLogger } from './slack-client.ts';
 
@@ -51,6 +58,9 @@ export interface Bot {
 
 /** The Slack events we listen to; the manifest subscribes to exactly these. */
 export const EVENTS = ['app_mention', 'message'] as const;
+
+/** The slash command; the manifest registers exactly this one. */
+export const COMMAND = '/countersign';
 
 const HOLDER = 'countersign';
 
@@ -105,6 +115,13 @@ export function createBot(deps: BotDeps): Bot {
       const holder = holderOf(context);
       holder.consequence = await onOutcomeGiven(deps, holder.row.workspaceId, read.data);
     });
+
+  app.command(COMMAND, async ({ body, context }) => {
+    const read = command.safeParse(body);
+    if (!read.success) return;
+    const holder = holderOf(context);
+    holder.consequence = await onCommand(deps, holder.row.workspaceId, read.data);
+  });
 
   return {
     async route(row) {
@@ -173,6 +190,23 @@ async function onMessage(
       messageTs: event.ts,
       text,
     });
+}
+
+/** `/countersign`, `help`, `digest`, `digest here`; anything else is answered with what there is. */
+async function onCommand(deps: BotDeps, workspaceId: WorkspaceId, body: Command): Promise<Consequence> {
+  const { channel_id: channelId, user_id: userId } = body;
+  const [verb = 'help', ...rest] = body.text
+    .toLowerCase()
+    .split(/\s+/)
+    .filter((word) => word !== '');
+  const isDigest = verb === 'digest' && (rest.length === 0 || (rest.length === 1 && rest[0] === 'here'));
+  if (!isDigest) {
+    const target: DeliveryTarget = { to: 'person', channelId, threadTs: null, userId };
+    return (tx) =>
+      deps.desk.note(tx, workspaceId, target, { kind: 'command_help', unknown: verb !== 'help' });
+  }
+  const person = await deps.messenger.person(workspaceId, { teamId: body.team_id ?? workspaceId, userId });
+  return (tx) => deps.desk.digest(tx, { workspaceId, person, channelId, forAll: rest.length === 1 });
 }
 
 /** What was asked: the mention of the bot taken out, Slack's three entities read back as characters. */

@@ -124,7 +124,7 @@ export const viewSubmission = z.object({
       .nullish(),
   }),
 });
-const command = z.object({
+export const command = z.object({
   command: z.string().regex(/^\/[\w-]{1,40}$/),
   text: shortText,
   team_id: optionalSlackId,
@@ -135,6 +135,7 @@ const command = z.object({
   trigger_id: id,
 });
 
+export type Command = z.infer<typeof command>;
 export type MessageEnvelope = z.infer<typeof messageEnvelope>;
 export type BlockActions = z.infer<typeof blockActions>;
 export type ViewSubmission = z.infer<typeof viewSubmission>;

@@ -216,6 +216,12 @@ export function mentions(people: readonly { readonly userId: string }[], max = 1
   return people.length > max ? `${named} and ${people.length - max} more` : named;
 }
 
+/** A channel's mention, by code only; Slack shows its name to those who may see it. A direct message has no name. */
+export function channel(id: string): string {
+  if (/^D[A-Z0-9]{1,63}$/.test(id)) return 'a direct message';
+  return /^[CG][A-Z0-9]{1,63}$/.test(id) ? `<#${id}>` : codeSpan(id, ODD_ID);
+}
+
 /** An instant in each reader's own zone; the fallback is UTC. */
 export function dateToken(iso: string): string {
   const ms = Date.parse(iso);

@@ -39,12 +39,12 @@ const SLOTS = 10;
 const SWEEP_MS = 10_000;
 const FIRST_BACKOFF_MS = 1_000;
 
-type ViewKind = 'approval' | 'task' | 'note' | 'receipt' | 'reaction';
+type ViewKind = 'approval' | 'task' | 'note' | 'receipt' | 'reaction' | 'digest';
 
 export interface Owed {
   readonly workspaceId: WorkspaceId;
   readonly viewKind: ViewKind;
-  /** The request or task it shows. */
+  /** The request, task or digest it shows. */
   readonly subjectId?: string;
   /** What it says, where no subject says it. */
   readonly content?: JsonObject;
@@ -123,7 +123,7 @@ export interface DeliveryOptions {
   /** The newest committed state behind a message; null when there is nothing (any more) to show. */
   readonly view: (
     workspaceId: WorkspaceId,
-    kind: 'approval' | 'task',
+    kind: 'approval' | 'task' | 'digest',
     subjectId: string,
   ) => Promise<MessageView | null>;
 }
@@ -239,6 +239,7 @@ async function viewOf(options: DeliveryOptions, row: DeliveryRow): Promise<Messa
   switch (row.view_kind) {
     case 'approval':
     case 'task':
+    case 'digest':
       return row.subject_id === null ? null : options.view(row.workspace_id, row.view_kind, row.subject_id);
     case 'note':
       return { kind: 'note', note: row.content as unknown as NoteReason };
@@ -280,7 +281,7 @@ function refused(
   database: Database,
   row: DeliveryRow,
   message: string,
-): Promise<'posted anew' | 'owner is told' | 'none' | 'not mine'> {
+): Promise<'posted anew' | 'owner is told' | 'reader is told' | 'none' | 'not mine'> {
   return database.transaction(async (tx) => {
     // Every copy, in one order: two of them refused at once must not both turn to the owner.
     await tx.query({
@@ -300,9 +301,39 @@ function refused(
     const status = rows[0]?.status;
     if (status === undefined) return 'not mine';
     if (status === 'due') return 'posted anew';
+    const reader = await oweInstead(tx, row);
+    if (reader !== null) return reader;
     if (row.view_kind !== 'approval' || row.subject_id === null) return 'none';
     return (await oweOwner(tx, row.workspace_id, row.subject_id)) ? 'owner is told' : 'none';
   });
+}
+
+/**
+ * Of a message that no card stands behind: its reader gets a private note in their direct message, and whoever asked for a digest, or owns
+ * it, hears there that it could not be posted. Once: what is refused there too ends. Null when nobody is to be told.
+ */
+async function oweInstead(tx: Tx, row: DeliveryRow): Promise<'reader is told' | 'none' | null> {
+  const { target } = row;
+  if (row.view_kind === 'note' && target.to === 'person' && target.channelId !== target.userId) {
+    await owe(tx, {
+      workspaceId: row.workspace_id,
+      viewKind: 'note',
+      ...(row.content === null ? {} : { content: row.content }),
+      target: { to: 'channel', channelId: target.userId },
+      priority: PRIORITY.decision,
+    });
+    return 'reader is told';
+  }
+  if (row.view_kind !== 'digest' || target.to === 'thread') return null;
+  const tell = (row.content as { tell?: string } | null)?.tell;
+  if (tell === undefined) return 'none';
+  await oweNote(
+    tx,
+    row.workspace_id,
+    { to: 'channel', channelId: tell },
+    { kind: 'digest_refused', channelId: target.channelId },
+  );
+  return 'reader is told';
 }
 
 /** Owes a request to the owner of its task, in their direct message. False when that was done before. */

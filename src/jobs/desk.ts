@@ -23,6 +23,7 @@ import { detailsOpened, hasOpenedDetails } from './approvals.ts';
 import { decide } from './deciding.ts';
 import type { PolicyInForce } from './definitions.ts';
 import { owe, oweNote, PRIORITY } from './deliveries.ts';
+import { oweDigest } from './digest.ts';
 import type { Database } from './engine/db.ts';
 import type { Engine } from './engine/engine.ts';
 import { appendEntry } from './ledger.ts';
@@ -69,6 +70,15 @@ export interface DecisionAsked {
   } | null;
 }
 
+export interface DigestAsked {
+  readonly workspaceId: WorkspaceId;
+  readonly person: PersonFacts;
+  /** Where it was asked for. */
+  readonly channelId: string;
+  /** False: only the asker sees it. */
+  readonly forAll: boolean;
+}
+
 export interface Desk {
   /** Makes task, run, ledger entry and wake-up; a twin of an earlier message changes nothing. Guests get a note. */
   requestTask(tx: Tx, asked: TaskAsked): Promise<void>;
@@ -84,6 +94,8 @@ export interface Desk {
   unsettled(workspaceId: WorkspaceId, actionId: string): Promise<UnsettledAction | null>;
   /** Records a person's word on an unknown outcome or explains privately why not; never silent. */
   settle(tx: Tx, clicked: SettlementClicked): Promise<void>;
+  /** Owes a person the digest, to them alone or to the channel; who may give no tasks gets a note. */
+  digest(tx: Tx, asked: DigestAsked): Promise<void>;
   /** Owes one person a private explanation. */
   note(tx: Tx, workspaceId: WorkspaceId, target: DeliveryTarget, note: NoteReason): Promise<void>;
 }
@@ -94,6 +106,8 @@ export interface DeskOptions {
   readonly policyOf: PolicyInForce;
   readonly deploymentId: string;
   readonly tools: readonly Tool[];
+  /** Of the digest, where its schedule names none. */
+  readonly timeZone: string;
 }
 
 /** The workflow a mention starts. */
@@ -102,7 +116,7 @@ const TASK_WORKFLOW = 'handle-task';
 const MAX_OBJECTIVE = 40_000;
 
 export function createDesk(options: DeskOptions): Desk {
-  const { database, engine, policyOf, deploymentId, tools } = options;
+  const { database, engine, policyOf, deploymentId, tools, timeZone } = options;
   return {
     async requestTask(tx, asked) {
       const { workspaceId, requester, thread } = asked;
@@ -167,6 +181,17 @@ export function createDesk(options: DeskOptions): Desk {
     detailsOpened,
     unsettled: (workspaceId, actionId) => unsettledAction(database, workspaceId, actionId, deploymentId),
     settle: (tx, clicked) => settleByClick(tx, { policyOf, deploymentId }, clicked),
+    async digest(tx, asked) {
+      const { workspaceId, person, channelId } = asked;
+      const policy = await policyOf(tx, workspaceId);
+      if (policy.mayRequest(person)) return oweDigest(tx, { ...asked, timeZone });
+      return oweNote(
+        tx,
+        workspaceId,
+        { to: 'person', channelId, threadTs: null, userId: person.userId },
+        { kind: 'may_not_read_digest' },
+      );
+    },
     note: oweNote,
   };
 }

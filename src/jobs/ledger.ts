@@ -56,7 +56,12 @@ export type EntryKind =
   | 'approval.click_refused'
   | 'approval.details_opened'
   | 'policy.activated'
-  | 'agent.registered';
+  | 'agent.registered'
+  | 'schedule.made'
+  | 'schedule.changed'
+  | 'schedule.started'
+  | 'schedule.skipped'
+  | 'digest.made';
 
 export interface LedgerEntry {
   readonly workspaceId: WorkspaceId;

@@ -5,7 +5,14 @@
  * configured, one whose credential is missing is local as a whole. Loaded dynamically by the command line, never by `serve`.
  */
 import path from 'node:path';
-import { type Config, readPolicyFile, signingSecrets, slackReceiver, type Variables } from '../config.ts';
+import {
+  type Config,
+  digestConfig,
+  readPolicyFile,
+  signingSecrets,
+  slackReceiver,
+  type Variables,
+} from '../config.ts';
 import { CountersignError } from '../errors.ts';
 import { launchWorld, stopWorld } from './launch-world.ts';
 import { type EmbeddedPostgres, startPostgres } from './postgres.ts';
@@ -24,6 +31,9 @@ function localPolicy(teamId: string) {
   const reviewers = ['U0REVIEWERA', 'U0REVIEWERB'].map((userId) => ({ teamId, userId }));
   return { admins: reviewers.slice(0, 1), reviewers, requesters: 'members', quorum: 1 };
 }
+
+/** `#general` of the local Slack. */
+const LOCAL_DIGEST_CHANNEL = 'C0GENERAL';
 
 /** Throws LOCAL_WORLD_FAILED or CONFIG_INVALID with one line that says what to do. */
 export async function fillConfig(variables: Variables): Promise<Filled> {
@@ -100,6 +110,7 @@ function configOf(variables: Variables, postgres: EmbeddedPostgres | null, world
           : { admins: [], reviewers: [], requesters: 'members' },
     applyPolicy: true,
     mayWrite: !localSlack || localGitHub,
+    digest: digestConfig(variables, localSlack ? LOCAL_DIGEST_CHANNEL : null),
     host: '127.0.0.1',
     port: variables.PORT,
     logLevel: variables.COUNTERSIGN_LOG_LEVEL,

@@ -105,7 +105,7 @@ table deliveries
   last_error text
   created_at timestamp with time zone not null default db_now()
   constraint deliveries_status_check CHECK ((status = ANY (ARRAY['due'::text, 'settled'::text, 'refused'::text])))
-  constraint deliveries_view_kind_check CHECK ((view_kind = ANY (ARRAY['approval'::text, 'task'::text, 'note'::text, 'receipt'::text, 'reaction'::text])))
+  constraint deliveries_view_kind_check CHECK ((view_kind = ANY (ARRAY['approval'::text, 'task'::text, 'note'::text, 'receipt'::text, 'reaction'::text, 'digest'::text])))
   constraint deliveries_pkey PRIMARY KEY (workspace_id, delivery_id)
   INDEX deliveries_by_subject ON public.deliveries USING btree (workspace_id, subject_id) WHERE (subject_id IS NOT NULL)
   INDEX deliveries_due ON public.deliveries USING btree (priority, next_try_at) WHERE (status = 'due'::text)
@@ -128,6 +128,29 @@ table detail_views
   constraint detail_views_workspace_id_request_id_fkey FOREIGN KEY (workspace_id, request_id) REFERENCES approval_requests(workspace_id, request_id)
   constraint detail_views_pkey PRIMARY KEY (workspace_id, request_id, team_id, user_id)
   TRIGGER detail_views_append_only BEFORE DELETE OR UPDATE ON public.detail_views FOR EACH ROW EXECUTE FUNCTION refuse_change()
+  grant insert, select to @app_role@
+
+table digests
+  workspace_id text not null
+  digest_id uuid not null
+  schedule_id uuid
+  local_date date not null
+  time_zone text not null
+  planned_at timestamp with time zone
+  is_late boolean not null default false
+  from_seal bigint not null
+  since_at timestamp with time zone
+  to_seal bigint
+  channel_id text not null
+  reader_user_id text
+  made_at timestamp with time zone not null default db_now()
+  constraint digests_check CHECK (((schedule_id IS NULL) = (planned_at IS NULL)))
+  constraint digests_check1 CHECK (((schedule_id IS NULL) OR (to_seal IS NOT NULL)))
+  constraint digests_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES workspaces(workspace_id)
+  constraint digests_workspace_id_schedule_id_fkey FOREIGN KEY (workspace_id, schedule_id) REFERENCES schedules(workspace_id, schedule_id)
+  constraint digests_pkey PRIMARY KEY (workspace_id, digest_id)
+  constraint digests_workspace_id_schedule_id_local_date_key UNIQUE (workspace_id, schedule_id, local_date)
+  TRIGGER digests_append_only BEFORE DELETE OR UPDATE ON public.digests FOR EACH ROW EXECUTE FUNCTION refuse_change()
   grant insert, select to @app_role@
 
 table events
@@ -218,6 +241,7 @@ table ledger_entries
   constraint ledger_entries_subject_seq_check CHECK ((subject_seq > 0))
   constraint ledger_entries_pkey PRIMARY KEY (workspace_id, subject_kind, subject_id, subject_seq)
   constraint ledger_entries_entry_id_key UNIQUE (entry_id)
+  INDEX ledger_entries_waiting ON public.ledger_entries USING btree (workspace_id, created_at) WHERE (entry_kind = ANY (ARRAY['approval.requested'::text, 'action.unknown'::text, 'run.parked'::text]))
   TRIGGER ledger_entries_append_only BEFORE DELETE OR UPDATE ON public.ledger_entries FOR EACH ROW EXECUTE FUNCTION refuse_change()
   TRIGGER ledger_entries_no_truncate BEFORE TRUNCATE ON public.ledger_entries FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()
   grant insert, select to @app_role@
@@ -396,11 +420,14 @@ table schedules
   next_at timestamp with time zone
   paused_at timestamp with time zone
   created_at timestamp with time zone not null default db_now()
+  audience text
   constraint schedules_catch_up_check CHECK ((catch_up = ANY (ARRAY['skip'::text, 'once'::text])))
+  constraint schedules_check CHECK (((paused_at IS NULL) = (next_at IS NOT NULL)))
   constraint schedules_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES workspaces(workspace_id)
   constraint schedules_pkey PRIMARY KEY (workspace_id, schedule_id)
   constraint schedules_workspace_id_name_key UNIQUE (workspace_id, name)
   INDEX schedules_due ON public.schedules USING btree (next_at) WHERE (paused_at IS NULL)
+  TRIGGER schedules_dates_grow BEFORE UPDATE OF last_local_date ON public.schedules FOR EACH ROW WHEN ((old.last_local_date IS DISTINCT FROM new.last_local_date)) EXECUTE FUNCTION check_schedule_date()
   grant insert, select, update to @app_role@
 
 table schema_migrations
@@ -541,6 +568,17 @@ AS $function$
 begin
   if not run_transition_is_legal(old.status, new.status) then
     raise exception '% may not go from % to %', tg_table_name, old.status, new.status using errcode = 'CS002';
+  end if;
+  return new;
+end $function$
+
+CREATE OR REPLACE FUNCTION public.check_schedule_date()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if old.last_local_date is not null and (new.last_local_date is null or new.last_local_date < old.last_local_date) then
+    raise exception 'schedule % was served up to % already', old.name, old.last_local_date using errcode = 'CS002';
   end if;
   return new;
 end $function$

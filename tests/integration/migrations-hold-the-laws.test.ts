@@ -49,6 +49,8 @@ const ROWS: Readonly<Record<string, string>> = {
   decisions: `insert into decisions (workspace_id, decision_id, request_id, team_id, user_id, decision, surface, policy_version)
             values ('${WORKSPACE}', '${id(8)}', '${id(4)}', 'T0LOCAL', 'U2', 'approve', 'card', 'v')`,
   deployments: `insert into deployments (deployment_id) values ('${id(10)}') on conflict do nothing`,
+  digests: `insert into digests (workspace_id, digest_id, local_date, time_zone, from_seal, channel_id)
+            values ('${WORKSPACE}', '${id(11)}', '2026-11-20', 'Etc/UTC', 0, 'C1')`,
   detail_views: `insert into detail_views (workspace_id, request_id, team_id, user_id) values ('${WORKSPACE}', '${id(4)}', 'T0LOCAL', 'U2')`,
   ledger_entries: `insert into ledger_entries (workspace_id, subject_kind, subject_id, subject_seq, entry_id, format_version, entry_kind, body,
               prev_hash, hash, created_at)
@@ -63,6 +65,7 @@ const APPEND_ONLY = [
   'decisions',
   'deployments',
   'detail_views',
+  'digests',
   'events',
   'evidence',
   'ledger_entries',

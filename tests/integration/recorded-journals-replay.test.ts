@@ -16,11 +16,15 @@ import { parseAst } from 'vitest/node';
 import { ENGINEERS } from '../../src/agents/definitions.ts';
 import { toolsFor } from '../../src/agents/tools/index.ts';
 import { withdrawForCancel } from '../../src/jobs/cancelling.ts';
+import { settleDigest } from '../../src/jobs/digest.ts';
+import { ring } from '../../src/jobs/engine/bell.ts';
 import { controlOver } from '../../src/jobs/engine/engine.ts';
 import { openQueue } from '../../src/jobs/engine/queue.ts';
 import type { Workflow } from '../../src/jobs/engine/workflow.ts';
+import { SCHEDULE_WORD } from '../../src/jobs/schedules.ts';
 import { steer } from '../../src/jobs/steering.ts';
 import { type HandleTaskDeps, handleTask, handleTaskFirst } from '../../src/jobs/workflows/handle-task.ts';
+import { morningDigest } from '../../src/jobs/workflows/morning-digest.ts';
 import { holdsSecret } from '../../src/log.ts';
 import type { Json, RunRef } from '../../src/types.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
@@ -35,6 +39,7 @@ const UPDATE = Boolean(process.env.UPDATE_GOLDEN);
 const RELEASED: Readonly<Record<string, (touched: string[]) => Workflow>> = {
   handleTaskFirst: (touched) => handleTaskFirst(untouchable(touched)),
   handleTask: (touched) => handleTask(untouchable(touched)),
+  morningDigest: (touched) => morningDigest(untouchable(touched)),
 };
 
 const RECORDED = ['handle-task@1', 'handle-task@2'].flatMap((version) =>
@@ -230,6 +235,27 @@ if (UPDATE)
       await record('merge-approved', run);
     }, 60_000);
 
+    test('a morning whose digest was made', async () => {
+      await story.db.transaction((tx) =>
+        settleDigest(tx, {
+          workspaceId: WORKSPACE,
+          owner: { teamId: WORKSPACE, userId: REVIEWER_A },
+          timeZone: 'Etc/UTC',
+          channelId: ENGINEERING,
+        }),
+      );
+      await story.db.query({ text: 'update schedules set next_at = db_now()' });
+      await ring(story.db, SCHEDULE_WORD);
+      const run = await until('the run', async () => {
+        const { rows } = await story.db.query<{ run_id: string }>({
+          text: `select run_id from runs where workflow_name = 'morning-digest'`,
+        });
+        return rows[0] && { workspaceId: WORKSPACE, runId: rows[0].run_id };
+      });
+      await endOf(run, 'completed');
+      await record('made', run);
+    }, 60_000);
+
     async function record(name: string, { runId }: RunRef): Promise<void> {
       const rowsOf = async <Row extends object>(text: string) =>
         (await story.db.query<Row>({ text, values: [runId] })).rows;
@@ -408,8 +434,12 @@ describe('recordings', () => {
     expect(await complaints(one(name))).toEqual([]);
   });
 
+  test('morning-digest@1/made ends as it ended then, and writes nothing', async () => {
+    expect(await complaints(one('morning-digest@1/made'))).toEqual([]);
+  });
+
   test('and each that is there was replayed', () => {
-    expect([...recordings.keys()].sort()).toEqual(RECORDED);
+    expect([...recordings.keys()].sort()).toEqual([...RECORDED, 'morning-digest@1/made']);
   });
 
   test.each(['merge-approved', 'failed', 'cancelled'])(

@@ -61,6 +61,7 @@ const desk: Desk = {
     return null;
   },
   async settle() {},
+  async digest() {},
   async note(_tx, workspaceId, target, note) {
     await messenger.post(workspaceId, 'a-note', target, { kind: 'note', note });
   },

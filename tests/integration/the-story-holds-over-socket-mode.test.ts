@@ -8,7 +8,7 @@ import { until } from '../support/database.ts';
 import { ENGINEERING, REQUESTER, REVIEWER_A } from '../support/people.ts';
 import { cardIn, MERGE, useProduct } from '../support/product.ts';
 
-const story = useProduct({}, 'socket');
+const story = useProduct({}, { by: 'socket' });
 
 const at = (route: string): string => `http://127.0.0.1:${story.product.address.port}${route}`;
 

@@ -21,6 +21,8 @@ export interface TestDatabase {
   readonly db: Database;
   /** Moves database time forward (or back) from the real time. */
   setClock(offset: string): Promise<void>;
+  /** Moves database time to an instant, from which it goes on. */
+  setTime(instant: string): Promise<void>;
 }
 
 /** Call at the top of a file; the fields are there from `beforeAll` on. */
@@ -40,6 +42,12 @@ export function useDatabase(): TestDatabase {
     },
     async setClock(offset) {
       await test.db.query({ text: 'update test_clock set clock_offset = $1::interval', values: [offset] });
+    },
+    async setTime(instant) {
+      await test.db.query({
+        text: 'update test_clock set clock_offset = $1::timestamptz - clock_timestamp()',
+        values: [instant],
+      });
     },
   };
   beforeAll(async () => {

@@ -43,8 +43,17 @@ export interface TestProduct extends TestDatabase {
   merges(): Promise<GitHubWrite[]>;
 }
 
-/** Policy people may be changed per file, and how Slack's events come. Call at the top of a file. */
-export function useProduct(policy: object = {}, by: 'http' | 'socket' = 'http'): TestProduct {
+/**
+ * Policy people and the digest's settings may be changed per file (by default no digest is posted), and how Slack's events come. Call at the
+ * top of a file.
+ */
+export function useProduct(
+  policy: object = {},
+  {
+    by = 'http',
+    digest = {},
+  }: { readonly by?: 'http' | 'socket'; readonly digest?: Partial<Config['digest']> } = {},
+): TestProduct {
   const base = useDatabase();
   let stateDir = '';
   let world: StartedWorld | undefined;
@@ -80,6 +89,7 @@ export function useProduct(policy: object = {}, by: 'http' | 'socket' = 'http'):
     },
     applyPolicy: true,
     mayWrite: true,
+    digest: { timeZone: 'Etc/UTC', channelId: null, ...digest },
     host: '127.0.0.1',
     port: 0,
     logLevel: 'silent',

@@ -49,6 +49,8 @@ export async function spawnProduct(options: {
       ]),
       COUNTERSIGN_STATE_DIR: options.stateDir,
       COUNTERSIGN_LOG_LEVEL: 'warn',
+      // A morning that comes during a test is nobody's message.
+      COUNTERSIGN_DIGEST_CHANNEL: 'none',
       PORT: String(options.port),
       ...options.env,
     },

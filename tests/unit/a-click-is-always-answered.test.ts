@@ -55,6 +55,9 @@ function world() {
     async settle(_tx, clicked) {
       seen.push({ call: 'settle', given: clicked });
     },
+    async digest(_tx, asked) {
+      seen.push({ call: 'digest', given: asked });
+    },
     async note(_tx, workspaceId, target, note) {
       seen.push({ call: 'note', given: { workspaceId, target, note } });
     },

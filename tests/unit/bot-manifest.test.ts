@@ -6,7 +6,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
-import { EVENTS } from '../../src/bot/app.ts';
+import { COMMAND, EVENTS } from '../../src/bot/app.ts';
 
 const ROOT = new URL('../../', import.meta.url);
 const manifest = z
@@ -19,6 +19,15 @@ const manifest = z
     features: z.object({
       app_home: z.object({ messages_tab_enabled: z.boolean(), messages_tab_read_only_enabled: z.boolean() }),
       bot_user: z.object({ display_name: z.string().max(80) }),
+      slash_commands: z.array(
+        z.object({
+          command: z.string().startsWith('/').max(32),
+          url: z.url(),
+          description: z.string().max(2_000),
+          usage_hint: z.string().max(1_000),
+          should_escape: z.literal(false),
+        }),
+      ),
     }),
     oauth_config: z.object({ scopes: z.object({ bot: z.array(z.string()) }) }),
     settings: z.object({
@@ -71,6 +80,7 @@ describe('the manifest', () => {
       ...manifest.settings.event_subscriptions.bot_events.flatMap(
         (event) => SCOPES_OF_EVENTS[event] ?? [event],
       ),
+      ...(manifest.features.slash_commands.length > 0 ? ['commands'] : []),
     ];
     expect([...manifest.oauth_config.scopes.bot].sort()).toEqual([...new Set(needed)].sort());
   });
@@ -81,10 +91,15 @@ describe('the manifest', () => {
     expect([...new Set(types)].sort()).toEqual([...EVENTS].sort());
   });
 
-  it('sends events and clicks to the address that is served, over HTTPS', () => {
+  it('registers the slash command that is listened to', () => {
+    expect(manifest.features.slash_commands.map(({ command }) => command)).toEqual([COMMAND]);
+  });
+
+  it('sends events, clicks and commands to the address that is served, over HTTPS', () => {
     for (const address of [
       manifest.settings.event_subscriptions.request_url,
       manifest.settings.interactivity.request_url,
+      ...manifest.features.slash_commands.map(({ url }) => url),
     ])
       expect(new URL(address)).toMatchObject({ protocol: 'https:', pathname: '/slack/events' });
     expect(manifest.settings.interactivity.is_enabled).toBe(true);

@@ -14,9 +14,10 @@ import type {
   TaskView,
 } from '../../types.ts';
 import { type ModalReference, REASON_INPUT, VIEWS, writeReference } from '../buttons.ts';
-import { cut, dateToken, LIMITS, mention, mentions, oneLine } from '../text.ts';
+import { channel, cut, dateToken, LIMITS, mention, mentions, oneLine } from '../text.ts';
 import { approvalCard } from './approval.ts';
 import { type CardBlock, context, type Drawn, mrkdwn, mrkdwnElement, plain, plainElement } from './blocks.ts';
+import { digestCard } from './digest.ts';
 import { settledBy, settledLine, unsettledBlocks } from './settling.ts';
 import { agentLabel, took } from './words.ts';
 
@@ -31,6 +32,8 @@ export function draw(view: MessageView): Drawn {
       const text = noteText(view.note);
       return { blocks: [mrkdwn(text)], text };
     }
+    case 'digest':
+      return digestCard(view.digest);
     case 'receipt':
       return receipt(view);
     default:
@@ -167,9 +170,25 @@ export function noteText(note: NoteReason): string {
       return 'Tell me what to do in the same message, naming the repository and what must be true when it is done.';
     case 'could_not_handle':
       return 'I tried again and again and could not handle this. Nothing was changed by it; please try once more.';
+    case 'command_help':
+      return commandHelp(note.unknown);
+    case 'may_not_read_digest':
+      return 'The digest is for those who may give me tasks in this workspace; its policy names who may.';
+    case 'digest_refused':
+      return `Slack does not let me post the digest in ${channel(note.channelId)}: is that channel still there, and am I in it? \`/countersign digest\` shows it to you alone, in any channel I am in.`;
     default:
       return note satisfies never;
   }
+}
+
+function commandHelp(unknown: boolean): string {
+  return [
+    unknown ? 'I do not know that one. What there is:' : 'What there is:',
+    '• `/countersign digest` — what was done, what failed, what waits for whom, since the last morning digest; only you see it',
+    '• `/countersign digest here` — the same for everybody in this channel',
+    '• `/countersign help` — this',
+    'To give me a task, mention me in a channel or write to me directly.',
+  ].join('\n');
 }
 
 function ineligibleText(reason: IneligibleReason, reviewers: readonly Person[]): string {

@@ -25,7 +25,8 @@ export function took(fromIso: string, toIso: string | null, after = ''): string 
   return Number.isNaN(ms) || ms < 0 ? '' : ` · ${duration(ms)}${after}`;
 }
 
-function duration(ms: number): string {
+/** `38 min`, one unit, rounded. */
+export function duration(ms: number): string {
   if (ms < 60_000) return `${Math.max(1, Math.round(ms / 1_000))} s`;
   if (ms < 3_600_000) return `${Math.round(ms / 60_000)} min`;
   if (ms < 172_800_000) return `${(ms / 3_600_000).toFixed(1)} h`;
