@@ -2,8 +2,9 @@
  * The box people write in: grows with its text, sends on Enter, completes people, channels and slash commands as a combobox does, and keeps
  * a draft per person and place.
  */
-import { act, initials, state, toast, tone, ui } from './client.js';
+import { act, state, toast, ui } from './client.js';
 import { element } from './mrkdwn.js';
+import { avatarOf } from './rail.js';
 
 const drafts = new Map();
 const OPTIONS_SHOWN = 6;
@@ -221,7 +222,5 @@ function commands(word) {
 }
 
 function face(one) {
-  const node = element('span', one.id === state.bot.id ? 'avatar app' : 'avatar', initials(one.name));
-  node.dataset.tone = tone(one.id);
-  return node;
+  return avatarOf(one.id, one.name, one.id === state.bot.id);
 }

@@ -61,7 +61,15 @@ export function sync(container, items, build) {
   let previous = null;
   for (const item of items) {
     const busy = [...ui.busy].filter((key) => key.startsWith(`${item.ts}/`));
-    const signature = JSON.stringify([item, ui.me, ui.channel, ui.troubles.get(item.ts) ?? null, busy]);
+    const unread = state.unread.find((one) => one.channel === ui.channel && one.thread === item.ts)?.count;
+    const signature = JSON.stringify([
+      item,
+      ui.me,
+      ui.channel,
+      ui.troubles.get(item.ts) ?? null,
+      busy,
+      unread ?? 0,
+    ]);
     let node = existing.get(item.ts);
     existing.delete(item.ts);
     if (!node || node.signature !== signature) {
@@ -145,7 +153,6 @@ function drawMessage(message, inThread) {
     );
   if (!inThread && message.reply_count > 0) body.append(threadLink(message, names));
   const avatar = avatarOf(message.user, who, isApp);
-  if (isApp) avatar.replaceChildren(glyph('seal'));
   const node = element('article', message.ephemeral ? 'message private' : 'message', avatar, body);
   node.tabIndex = -1;
   node.dataset.author = message.user;

@@ -13,12 +13,13 @@ import {
   tone,
   ui,
 } from './client.js';
+import { glyph } from './glyphs.js';
 import { element } from './mrkdwn.js';
 
 const $ = (id) => document.getElementById(id);
 
 export function avatarOf(id, name, isApp) {
-  const node = element('span', `avatar ${isApp ? 'app' : ''}`, initials(name));
+  const node = element('span', `avatar ${isApp ? 'app' : ''}`, isApp ? glyph('seal') : initials(name));
   node.dataset.tone = tone(id);
   node.setAttribute('aria-hidden', 'true');
   return node;

@@ -6,7 +6,7 @@ import { announce } from './client.js';
 import { element, markdown } from './mrkdwn.js';
 
 const $ = (id) => document.getElementById(id);
-const TABS = { pulls: 'Pull requests', issues: 'Issues', branches: 'Branches', releases: 'Releases' };
+const TABS = { pulls: 'Pulls', issues: 'Issues', branches: 'Branches', releases: 'Releases' };
 const STALE_MS = 60_000;
 
 const view = { tab: 'pulls', open: null, depth: null, summary: null, changed: new Set(), news: [] };
