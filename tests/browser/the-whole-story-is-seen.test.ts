@@ -26,7 +26,7 @@ describe.skipIf(!hasBrowser)('the whole story', () => {
     await desk.channel.getByRole('button', { name: /^eyes, 1: Countersign/ }).waitFor();
     await desk.sees(desk.page.getByRole('radio', { name: /^reviewer-a, 1 unread mention/ }), '1');
     await desk.openThread('merge pull request 1');
-    await desk.sees(desk.card, 'Approve: Merge pull request #1');
+    await desk.sees(desk.card, 'Approve: merge pull request 1 into main');
     expect(await desk.card.getByRole('button').allTextContents()).toEqual(
       expect.arrayContaining(['Details', 'Approve', 'Reject']),
     );
@@ -54,7 +54,7 @@ describe.skipIf(!hasBrowser)('the whole story', () => {
   it('on a phone the card fits, and its buttons are large enough for a thumb', async () => {
     phone = await browser.open(test.world.pageUrl, { as: 'reviewer-a', viewport: PHONE });
     await phone.openThread('merge pull request 1');
-    await phone.sees(phone.card, 'Approve: Merge pull request #1');
+    await phone.sees(phone.card, 'Approve: merge pull request 1 into main');
 
     expect(await phone.overhang()).toBe(0);
     const cardBox = await phone.card.boundingBox();
