@@ -56,7 +56,7 @@ describe.skipIf(!hasBrowser)('the page', () => {
       // A hostile card shows hostile text: there only our own marks are looked for.
       if (!name.includes('hostile')) expect(words, name).not.toMatch(/<@|<!|&(amp|lt|gt);|\*\w/);
       expect(await message.locator('.b-unknown').count(), name).toBe(0);
-      await seat.page.mouse.move(0, 0);
+
       await seat.picture(name, message);
     }
   });

@@ -94,7 +94,10 @@ describe.skipIf(!hasBrowser)('reviewers', () => {
     const repo = '/repos/acme/shop';
     const parent = (await test.github('GET', `${repo}/git/ref/heads/fix-rounding`)).body.object?.sha;
     const base = (await test.github('GET', `${repo}/git/commits/${parent}`)).body.tree?.sha;
-    const lines = Array.from({ length: 900 }, (_, index) => `line ${index + 1} of notes on rounding`);
+    const lines = Array.from(
+      { length: 900 },
+      (_, index) => `line ${index + 1} of notes on rounding ${'.'.repeat(300)}`,
+    );
     const tree = await test.github('POST', `${repo}/git/trees`, {
       base_tree: base,
       tree: [

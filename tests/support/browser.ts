@@ -11,6 +11,7 @@ import { createRequire } from 'node:module';
 import path from 'node:path';
 import { type Browser, type BrowserContext, chromium, type Locator, type Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, expect } from 'vitest';
+import { GUEST, REQUESTER, REVIEWER_A, REVIEWER_B } from './people.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
 const PACKAGED = process.platform === 'linux' && process.arch === 'x64';
@@ -22,6 +23,13 @@ export const PHONE = { width: 390, height: 844 };
 const WRITES_IMAGES = process.env.COUNTERSIGN_SCREENSHOTS === '1';
 
 export type PersonName = 'requester' | 'reviewer-a' | 'reviewer-b' | 'guest';
+
+const PERSON_IDS: Readonly<Record<PersonName, string>> = {
+  requester: REQUESTER,
+  'reviewer-a': REVIEWER_A,
+  'reviewer-b': REVIEWER_B,
+  guest: GUEST,
+};
 
 export interface SeatOptions {
   readonly as?: PersonName;
@@ -99,9 +107,9 @@ export class Seat {
 
   /** One click on the person. */
   async become(name: PersonName): Promise<void> {
-    const person = this.page.getByRole('radio', { name: new RegExp(`^${name}\\b`) });
+    const person = this.page.locator(`[role="radio"][data-person="${PERSON_IDS[name]}"]`);
     await person.click();
-    await this.page.locator(`.person.current[aria-label^="${name}"]`).waitFor();
+    await this.page.locator(`[data-person="${PERSON_IDS[name]}"][aria-checked="true"]`).waitFor();
   }
 
   /** Types into the channel's box and sends with Enter. */
@@ -139,7 +147,12 @@ export class Seat {
     if (!WRITES_IMAGES) return;
     const folder = path.join(ROOT, 'docs/images');
     await mkdir(folder, { recursive: true });
+    const viewport = this.page.viewportSize() ?? DESK;
+    // A long message is shown whole only in a window that is high enough for it.
+    if (of !== this.page) await this.page.setViewportSize({ ...viewport, height: 2_000 });
+    await this.page.mouse.move(0, 0);
     await of.screenshot({ path: path.join(folder, `${name}.png`), animations: 'disabled' });
+    await this.page.setViewportSize(viewport);
   }
 
   /** How far the page is wider than its window: nobody should have to scroll sideways. */

@@ -35,8 +35,30 @@ export function onState(draw) {
 }
 
 export function draw() {
-  if (state) redraw();
+  if (state) whenFree(redraw);
 }
+
+let isPressing = false;
+const postponed = new Set();
+
+/** Runs it now, or right after the finger is up: nothing is redrawn under a press, which would be lost with the node it began on. */
+export function whenFree(work) {
+  if (isPressing) postponed.add(work);
+  else work();
+}
+addEventListener('pointerdown', () => {
+  isPressing = true;
+});
+for (const end of ['pointerup', 'pointercancel'])
+  addEventListener(end, () => {
+    isPressing = false;
+    // The click itself comes after this event.
+    setTimeout(() => {
+      const work = [...postponed];
+      postponed.clear();
+      for (const one of work) whenFree(one);
+    });
+  });
 
 export async function load() {
   if (loading) {
@@ -50,7 +72,7 @@ export async function load() {
     state = await answer.json();
     ui.me = state.me;
     setStatus(state.connected ? '' : 'No app is connected yet');
-    redraw();
+    whenFree(redraw);
   } catch (error) {
     setStatus(`Not reachable: ${error.message}`);
   } finally {

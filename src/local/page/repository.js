@@ -2,7 +2,7 @@
  * The local repository beside the conversation, so that an effect is seen where it happened. Read again whenever GitHub wrote something;
  * what changed meanwhile lights up for a moment.
  */
-import { announce } from './client.js';
+import { announce, whenFree } from './client.js';
 import { element, markdown } from './mrkdwn.js';
 
 const $ = (id) => document.getElementById(id);
@@ -42,7 +42,7 @@ export async function loadRepository() {
     const depth = await read(`/${view.open.tab}/${view.open.number}`);
     if (!depth.error) view.depth = depth;
   }
-  draw(answer.error);
+  whenFree(() => draw(answer.error));
   reading = false;
   if (readAgain) {
     readAgain = false;
