@@ -31,7 +31,7 @@ describe.skipIf(!hasBrowser)('reviewers', () => {
     await a.picture('details', a.modal);
     let read = await a.modal.locator('.modal-body').innerText();
     for (let page = 2; page <= Number(pages); page += 1) {
-      await a.press('Next', a.modal);
+      await a.press('Next page', a.modal);
       await a.sees(title, `Details ${page} of ${pages}`);
       read += await a.modal.locator('.modal-body').innerText();
     }
@@ -82,7 +82,7 @@ describe.skipIf(!hasBrowser)('reviewers', () => {
     await seat.sees(title, 'Details 1 of');
     const [, pages = '1'] = /of (\d+)/.exec((await title.textContent()) ?? '') ?? [];
     for (let page = 2; page <= Number(pages); page += 1) {
-      await seat.press('Next', seat.modal);
+      await seat.press('Next page', seat.modal);
       await seat.sees(title, `Details ${page} of ${pages}`);
     }
     await seat.press('Close', seat.modal);
@@ -95,7 +95,7 @@ describe.skipIf(!hasBrowser)('reviewers', () => {
     const parent = (await test.github('GET', `${repo}/git/ref/heads/fix-rounding`)).body.object?.sha;
     const base = (await test.github('GET', `${repo}/git/commits/${parent}`)).body.tree?.sha;
     const lines = Array.from(
-      { length: 900 },
+      { length: 760 },
       (_, index) => `line ${index + 1} of notes on rounding ${'.'.repeat(300)}`,
     );
     const tree = await test.github('POST', `${repo}/git/trees`, {
