@@ -57,7 +57,7 @@ describe.skipIf(!hasBrowser)('the page', () => {
       if (!name.includes('hostile')) expect(words, name).not.toMatch(/<@|<!|&(amp|lt|gt);|\*\w/);
       expect(await message.locator('.b-unknown').count(), name).toBe(0);
 
-      await seat.picture(name, message);
+      if (/^card-(?!.*(hostile|not-fit))/.test(name)) await seat.picture(name, message);
     }
   });
 

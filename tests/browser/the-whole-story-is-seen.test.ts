@@ -30,7 +30,6 @@ describe.skipIf(!hasBrowser)('the whole story', () => {
     expect(await desk.card.getByRole('button').allTextContents()).toEqual(
       expect.arrayContaining(['Details', 'Approve', 'Reject']),
     );
-    await desk.picture('card-waiting', desk.card);
   });
 
   it('who asked is refused, and nobody else is shown that', async () => {
@@ -81,13 +80,11 @@ describe.skipIf(!hasBrowser)('the whole story', () => {
     expect(await test.merges()).toHaveLength(1);
     await desk.become('requester');
     await desk.picture('workspace');
-    await desk.picture('card-merged', desk.card);
 
     await row.click();
     await desk.sees(desk.repository, 'test: success');
     await desk.sees(desk.repository.locator('.diff').first(), '+  // In whole numbers');
     await phone.sees(phone.card, 'Done');
-    await phone.picture('phone-merged');
   });
 
   it('in the dark the same is there', async () => {

@@ -62,7 +62,6 @@ export function useBrowser(): { open(pageUrl: string, options?: SeatOptions): Pr
         colorScheme,
         reducedMotion: 'reduce',
         locale: 'en-GB',
-        deviceScaleFactor: WRITES_IMAGES ? 1.5 : 1,
       });
       contexts.push(context);
       context.setDefaultTimeout(PAGE_WAIT_MS);
@@ -149,7 +148,10 @@ export class Seat {
     await mkdir(folder, { recursive: true });
     const viewport = this.page.viewportSize() ?? DESK;
     // A long message is shown whole only in a window that is high enough for it.
-    if (of !== this.page) await this.page.setViewportSize({ ...viewport, height: 2_000 });
+    if (of !== this.page) {
+      await this.page.setViewportSize({ ...viewport, height: 2_000 });
+      await (of as Locator).evaluate('node => node.scrollIntoView({ block: "center" })');
+    }
     await this.page.mouse.move(0, 0);
     await of.screenshot({ path: path.join(folder, `${name}.png`), animations: 'disabled' });
     await this.page.setViewportSize(viewport);
