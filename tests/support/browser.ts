@@ -150,7 +150,9 @@ export class Seat {
     // A long message is shown whole only in a window that is high enough for it.
     if (of !== this.page) {
       await this.page.setViewportSize({ ...viewport, height: 2_000 });
-      await (of as Locator).evaluate('node => node.scrollIntoView({ block: "center" })');
+      const scrolls = (node: unknown) =>
+        (node as { scrollIntoView(to: object): void }).scrollIntoView({ block: 'center' });
+      await (of as Locator).evaluate(scrolls);
     }
     await this.page.mouse.move(0, 0);
     await of.screenshot({ path: path.join(folder, `${name}.png`), animations: 'disabled' });
