@@ -29,6 +29,8 @@ export interface LocalGitHubOptions {
   readonly port?: number;
   /** The one credential that is served. */
   readonly token: string;
+  /** Called after each change is on disk; must not throw. */
+  readonly onSaved?: () => void;
 }
 
 interface Saved {
@@ -63,7 +65,14 @@ export async function startLocalGitHub(options: LocalGitHubOptions): Promise<Loc
   const port = await listen(server, options.port ?? saved?.port ?? 0, options.port === undefined);
   const apiUrl = `http://127.0.0.1:${port}`;
   try {
-    world = await World.open({ file, saved, port, apiUrl, token: options.token });
+    world = await World.open({
+      file,
+      saved,
+      port,
+      apiUrl,
+      token: options.token,
+      onSaved: options.onSaved ?? (() => {}),
+    });
   } catch (error) {
     server.close();
     throw error;
@@ -90,6 +99,7 @@ class World {
   readonly #apiUrl: string;
   readonly #tokenHash: Buffer;
   readonly #emulated: Emulated;
+  readonly #onSaved: () => void;
   readonly #pulls: Pulls;
   #writes: Write[];
   #nextSeq: number;
@@ -103,6 +113,7 @@ class World {
     this.#apiUrl = start.apiUrl;
     this.#tokenHash = hash(start.token);
     this.#emulated = emulated;
+    this.#onSaved = start.onSaved;
     this.#pulls = new Pulls(emulated.store, this.#as('countersign-bot'));
     this.#writes = [...(start.saved?.writes ?? [])];
     this.#nextSeq = start.saved?.nextSeq ?? 1;
@@ -291,6 +302,7 @@ class World {
       await handle.close();
     }
     await rename(unfinished, this.#file);
+    this.#onSaved();
   }
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
@@ -311,6 +323,7 @@ interface Start {
   readonly port: number;
   readonly apiUrl: string;
   readonly token: string;
+  readonly onSaved: () => void;
 }
 
 interface Reply {

@@ -115,7 +115,11 @@ export async function startWorld(options: StartWorldOptions): Promise<StartedWor
     });
     undo.push(() => page.close());
 
-    const github = await startLocalGitHub({ stateDir, token: secrets.githubToken });
+    const github = await startLocalGitHub({
+      stateDir,
+      token: secrets.githubToken,
+      onSaved: () => page.repositoryChanged(),
+    });
     undo.push(() => github.close());
     githubApi = github.apiUrl;
     const model = await onKeptPort(secrets.ports.model, (kept) =>

@@ -59,8 +59,10 @@ function act(
 
 async function state(as: string): Promise<{
   messages: Record<string, { text: string; ts: string }[]>;
-  ephemerals: { text: string }[];
+  ephemerals: { text: string; ts: string }[];
   channels: { id: string }[];
+  people: { id: string; waiting: number }[];
+  unread: { channel: string; thread: string | null; count: number; mentions: number }[];
 }> {
   const response = await fetch(new URL(`/page/state?as=${as}`, page), { headers: { 'x-page-token': token } });
   return (await response.json()) as Awaited<ReturnType<typeof state>>;
@@ -77,9 +79,10 @@ test('the printed URL answers 200 and its cookie opens the rest', async () => {
     '/page/app.js',
     '/page/blocks.js',
     '/page/mrkdwn.js',
-    '/page/style.css',
+    '/page/base.css',
     '/page/state',
-    '/page/github',
+    '/page/repository',
+    '/page/repository/pulls/1',
   ]) {
     const asset = await fetch(new URL(path, page), { headers: { cookie: String(cookie.split(';')[0]) } });
     expect(asset.status, path).toBe(200);
@@ -172,10 +175,79 @@ test('changes are hinted live', async () => {
   await reader?.cancel();
 });
 
-test("the repository panel shows the local GitHub's pull requests", async () => {
-  const response = await fetch(new URL('/page/github', page), { headers: { 'x-page-token': token } });
-  expect(await response.json()).toMatchObject({
+test('everything index.html and its scripts ask for is served, and nothing of it is elsewhere', async () => {
+  const load = async (path: string): Promise<string> => {
+    const response = await fetch(new URL(path, page), { headers: { 'x-page-token': token } });
+    expect(response.status, path).toBe(200);
+    return response.text();
+  };
+  const html = await load('/');
+  const wanted = [...html.matchAll(/(?:src|href)="(\/[^"]+)"/g)].map(([, path]) => String(path));
+  expect(wanted.length).toBeGreaterThan(3);
+  const seen = new Set<string>();
+  while (wanted.length > 0) {
+    const path = String(wanted.pop());
+    if (seen.has(path)) continue;
+    seen.add(path);
+    const text = await load(path);
+    expect(text, path).not.toMatch(/@import|url\(|https?:\/\/(?!www\.w3\.org)[a-z]/);
+    for (const [, file] of text.matchAll(/from '\.\/([\w-]+\.js)'/g)) wanted.push(`/page/${file}`);
+  }
+  expect(seen).toContain('/page/tries.js');
+});
+
+test('what was read stays read, for that person alone, and never goes back', async () => {
+  const slack = new WebClient(world.slack.botToken, {
+    slackApiUrl: world.slack.apiUrl,
+    logLevel: LogLevel.ERROR,
+  });
+  const { ts } = await slack.chat.postMessage({ channel: 'C0GENERAL', text: `<@${REVIEWER_A}> please look` });
+  const unread = async (as: string) =>
+    (await state(as)).unread.find((one) => one.channel === 'C0GENERAL' && one.thread === null);
+
+  expect(await unread(REVIEWER_A)).toMatchObject({ count: 1, mentions: 1 });
+  expect(await unread(REVIEWER_B)).toMatchObject({ count: 1, mentions: 0 });
+  expect((await state(REVIEWER_B)).people.find((one) => one.id === REVIEWER_A)?.waiting).toBeGreaterThan(0);
+  await act({ kind: 'read', as: REVIEWER_A, channel: 'C0GENERAL', ts });
+  await act({ kind: 'read', as: REVIEWER_A, channel: 'C0GENERAL', ts: '1.000000' });
+
+  expect(await unread(REVIEWER_A)).toBeUndefined();
+  expect(await unread(REVIEWER_B)).toMatchObject({ count: 1 });
+});
+
+test('a private message is dismissed by its reader and nobody else', async () => {
+  const mine = async () => (await state(REVIEWER_A)).ephemerals.find((one) => one.text === 'for a alone');
+  const ts = (await mine())?.ts;
+  await act({ kind: 'dismiss', as: REVIEWER_B, channel: ENGINEERING, ts });
+  expect(await mine()).toBeDefined();
+  await act({ kind: 'dismiss', as: REVIEWER_A, channel: ENGINEERING, ts });
+  expect(await mine()).toBeUndefined();
+});
+
+test('the repository is shown as the local GitHub has it, and a write is hinted live', async () => {
+  const read = async (path: string) =>
+    (await fetch(new URL(`/page/repository${path}`, page), { headers: { 'x-page-token': token } })).json();
+  expect(await read('')).toMatchObject({
     repository: 'acme/shop',
     pulls: [{ number: 1, state: 'open', base: 'main' }],
+    branches: expect.arrayContaining([expect.objectContaining({ name: 'main', base: true })]),
   });
+  expect(await read('/pulls/1')).toMatchObject({
+    checks: [{ name: 'test', state: 'success' }],
+    files: expect.arrayContaining([expect.objectContaining({ filename: 'src/price.ts' })]),
+  });
+  expect(await read('/issues/999')).toMatchObject({ error: 'GitHub answered 404' });
+
+  const stream = await fetch(new URL('/page/events', page), { headers: { 'x-page-token': token } });
+  const reader = stream.body?.pipeThrough(new TextDecoderStream()).getReader();
+  const comment = await fetch(`${world.github.apiUrl}/repos/acme/shop/issues/2/comments`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${world.github.token}` },
+    body: JSON.stringify({ body: 'seen' }),
+  });
+  expect(comment.status).toBe(201);
+  let seen = '';
+  while (!seen.includes('event: repository')) seen += (await reader?.read())?.value ?? '';
+  await reader?.cancel();
+  expect(await read('/issues/2')).toMatchObject({ comments: [{ body: 'seen' }] });
 });

@@ -1,9 +1,11 @@
-/** Block Kit as DOM nodes: display blocks, and the elements a person can act on. */
+/** Block Kit's display blocks as DOM nodes; the elements a person can act on are in controls.js. */
+import { control } from './controls.js';
 import { element, emoji, link, markdown, mrkdwn, plain } from './mrkdwn.js';
 
 /**
- * Draws blocks. `context.names` resolves ids, `context.values` is the state of menus and boxes,
- * `context.act({blockId, actionId, chosen?, element})` is called on a press, `context.errors` maps block ids to text.
+ * Draws blocks. `context.names` resolves ids, `context.key` names the message or view, `context.values` is the state of menus and boxes,
+ * `context.act({blockId, actionId, chosen?, element})` is called on a press, `context.isBusy(blockId, actionId)` says whether one is
+ * under way, `context.errors` maps block ids to text.
  */
 export function renderBlocks(blocks, context) {
   const out = document.createDocumentFragment();
@@ -13,7 +15,9 @@ export function renderBlocks(blocks, context) {
 
 export function textNode(object, names) {
   if (!object) return document.createDocumentFragment();
-  return object.type === 'mrkdwn' ? mrkdwn(object.text, names) : plain(object.text);
+  return object.type === 'mrkdwn'
+    ? mrkdwn(object.text, names)
+    : plain(object.text, { emoji: object.emoji !== false });
 }
 
 function renderBlock(block, context) {
@@ -124,148 +128,55 @@ function richItem(item, names) {
     case 'link':
       return link(item.url ?? '', item.text);
     case 'user':
-      return element('span', 'mention', `@${names[item.user_id] ?? item.user_id}`);
+      return element(
+        'span',
+        item.user_id === names.me ? 'mention me' : 'mention',
+        `@${names[item.user_id] ?? item.user_id}`,
+      );
     case 'channel':
       return element('span', 'mention', `#${names[item.channel_id] ?? item.channel_id}`);
     case 'broadcast':
       return element('span', 'mention', `@${item.range}`);
     case 'emoji':
-      return document.createTextNode(emoji(item.name));
+      return emoji(item.name);
     default:
       return document.createTextNode('');
   }
 }
 
 function input(block, context) {
+  const id = `field-${context.key}-${block.block_id}`;
+  const isGroup = ['checkboxes', 'radio_buttons'].includes(block.element.type);
   const label = element(
-    'label',
+    isGroup ? 'legend' : 'label',
     'b-label',
     textNode(block.label, context.names),
     block.optional ? element('small', '', ' (optional)') : null,
   );
   const error = context.errors?.[block.block_id];
+  const field = control(block.element, block, { ...context, silent: !block.dispatch_action });
+  const notes = [];
+  const note = (className, kind, ...children) => {
+    const node = element('small', className, ...children);
+    node.id = `${id}-${kind}`;
+    notes.push(node.id);
+    return node;
+  };
+  const hint = block.hint ? note('b-hint', 'hint', textNode(block.hint, context.names)) : null;
+  const problem = error ? note('b-error', 'error', String(error)) : null;
+  if (!isGroup) {
+    field.id = id;
+    label.htmlFor = id;
+  }
+  if (notes.length > 0) field.setAttribute('aria-describedby', notes.join(' '));
+  if (error) field.setAttribute('aria-invalid', 'true');
+  if (block.optional !== true && !isGroup) field.setAttribute('aria-required', 'true');
   return element(
-    'div',
+    isGroup ? 'fieldset' : 'div',
     error ? 'b-input invalid' : 'b-input',
     label,
-    control(block.element, block, { ...context, silent: !block.dispatch_action }),
-    block.hint ? element('small', 'b-hint', textNode(block.hint, context.names)) : null,
-    error ? element('small', 'b-error', String(error)) : null,
+    field,
+    hint,
+    problem,
   );
-}
-
-function control(item, block, context) {
-  const state = context.values?.[block.block_id]?.[item.action_id];
-  const act = (chosen) => {
-    context.choose?.(block.block_id, item.action_id, chosen);
-    if (context.silent) return;
-    context.act({
-      blockId: block.block_id,
-      actionId: item.action_id,
-      element: item,
-      ...(chosen === undefined ? {} : { chosen }),
-    });
-  };
-  switch (item.type) {
-    case 'button': {
-      const node = element('button', `b-button ${item.style ?? ''}`, textNode(item.text, context.names));
-      node.type = 'button';
-      if (item.accessibility_label) node.setAttribute('aria-label', item.accessibility_label);
-      node.addEventListener('click', () => {
-        if (/^https?:\/\//i.test(item.url ?? '')) window.open(item.url, '_blank', 'noopener,noreferrer');
-        act();
-      });
-      return node;
-    }
-    case 'plain_text_input':
-    case 'number_input':
-    case 'email_text_input':
-    case 'url_text_input': {
-      const node = element(item.multiline ? 'textarea' : 'input', 'b-field');
-      node.value = state?.value ?? item.initial_value ?? '';
-      if (item.placeholder) node.placeholder = item.placeholder.text;
-      if (item.max_length) node.maxLength = item.max_length;
-      node.addEventListener('input', () => context.choose?.(block.block_id, item.action_id, node.value));
-      context.choose?.(block.block_id, item.action_id, node.value);
-      return node;
-    }
-    case 'datepicker':
-    case 'timepicker': {
-      const node = element('input', 'b-field');
-      node.type = item.type === 'datepicker' ? 'date' : 'time';
-      node.value = state?.selected_date ?? state?.selected_time ?? '';
-      node.addEventListener('change', () => act(node.value));
-      return node;
-    }
-    case 'checkboxes':
-    case 'radio_buttons':
-      return boxes(item, state, act, context);
-    case 'static_select':
-    case 'multi_static_select':
-    case 'overflow':
-    case 'users_select':
-      return menu(item, state, act, context);
-    default:
-      return element('span', 'b-unknown', `“${item.type}” is not drawn here`);
-  }
-}
-
-function boxes(item, state, act, context) {
-  const many = item.type === 'checkboxes';
-  const chosen = new Set(
-    (many
-      ? (state?.selected_options ?? item.initial_options ?? [])
-      : [state?.selected_option ?? item.initial_option]
-    )
-      .filter(Boolean)
-      .map((option) => option.value),
-  );
-  const group = `g${Math.random()}`;
-  const rows = item.options.map((option) => {
-    const box = element('input');
-    box.type = many ? 'checkbox' : 'radio';
-    box.name = group;
-    box.checked = chosen.has(option.value);
-    box.addEventListener('change', () => {
-      if (!many) chosen.clear();
-      if (box.checked) chosen.add(option.value);
-      else chosen.delete(option.value);
-      act(many ? [...chosen] : option.value);
-    });
-    return element('label', 'b-box', box, element('span', '', textNode(option.text, context.names)));
-  });
-  return element('div', 'b-boxes', ...rows);
-}
-
-function menu(item, state, act, context) {
-  const node = element('select', 'b-field');
-  node.multiple = item.type === 'multi_static_select';
-  const options =
-    item.type === 'users_select'
-      ? Object.entries(context.names)
-          .filter(([id]) => id.startsWith('U'))
-          .map(([value, text]) => ({ value, label: text }))
-      : [...(item.options ?? []), ...(item.option_groups ?? []).flatMap((group) => group.options)].map(
-          (option) => ({ value: option.value, label: option.text.text }),
-        );
-  if (!node.multiple) {
-    const first = new Option(item.placeholder?.text ?? (item.type === 'overflow' ? '⋯' : 'Choose…'), '');
-    first.disabled = true;
-    node.append(first);
-  }
-  for (const option of options) node.append(new Option(option.label, option.value));
-  const selected =
-    state?.selected_option?.value ??
-    state?.selected_user ??
-    item.initial_option?.value ??
-    item.initial_user ??
-    '';
-  if (node.multiple)
-    for (const option of node.options)
-      option.selected = (state?.selected_options ?? []).some((one) => one.value === option.value);
-  else node.value = selected;
-  node.addEventListener('change', () =>
-    act(node.multiple ? [...node.selectedOptions].map((option) => option.value) : node.value),
-  );
-  return node;
 }

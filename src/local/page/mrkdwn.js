@@ -2,6 +2,7 @@
  * Slack's mrkdwn, and the Markdown of `markdown` blocks, as DOM nodes. Untrusted text only ever becomes a text node;
  * a link keeps its real target visible in its title and is a link only for http, https and mailto.
  */
+import { DRAWN_CHARACTERS, drawnEmoji } from './glyphs.js';
 
 const EMOJI = {
   eyes: '👀',
@@ -36,8 +37,16 @@ const EMOJI = {
   stop_sign: '🛑',
 };
 
+/** An emoji as a node: drawn by the page where it can, else the character, else its name between colons. */
 export function emoji(name) {
-  return Object.hasOwn(EMOJI, name) ? EMOJI[name] : `:${name}:`;
+  return drawnEmoji(name) ?? document.createTextNode(Object.hasOwn(EMOJI, name) ? EMOJI[name] : `:${name}:`);
+}
+
+/** Text as nodes in which the characters that this page draws itself are drawn. */
+function words(text) {
+  const out = document.createDocumentFragment();
+  for (const part of text.split(DRAWN_CHARACTERS)) if (part !== '') out.append(drawnEmoji(part) ?? part);
+  return out;
 }
 
 export function element(tag, className, ...children) {
@@ -69,12 +78,15 @@ export function mrkdwn(text, names) {
   return out;
 }
 
-/** Plain text: entities are not decoded, nothing is formatted. */
-export function plain(text) {
+/** Plain text: nothing is formatted; with `emoji: false` colon codes stay letters. Slack decodes its three entities here too. */
+export function plain(text, { emoji: withEmoji = true } = {}) {
   const out = document.createDocumentFragment();
   for (const [index, line] of String(text).split('\n').entries()) {
     if (index > 0) out.append(element('br'));
-    out.append(line.replace(/:([a-z0-9_+-]+):/g, (_whole, name) => emoji(name)));
+    for (const [at, part] of line.split(/:([a-z0-9_+-]+):/).entries()) {
+      if (at % 2 === 0) out.append(words(decode(part)));
+      else out.append(withEmoji && Object.hasOwn(EMOJI, part) ? emoji(part) : `:${part}:`);
+    }
   }
   return out;
 }
@@ -107,7 +119,7 @@ function inline(text, names) {
   const out = document.createDocumentFragment();
   let from = 0;
   for (const match of text.matchAll(INLINE)) {
-    out.append(decode(text.slice(from, match.index)));
+    out.append(words(decode(text.slice(from, match.index))));
     from = match.index + match[0].length;
     const [, angle, code, bold, italic, strike, emojiName] = match;
     if (angle !== undefined) out.append(special(angle, names));
@@ -117,14 +129,20 @@ function inline(text, names) {
     else if (strike !== undefined) out.append(element('s', '', inline(strike, names)));
     else out.append(emoji(emojiName));
   }
-  out.append(decode(text.slice(from)));
+  out.append(words(decode(text.slice(from))));
   return out;
 }
 
 function special(inner, names) {
   const [target, label] = splitOnce(inner, '|');
-  if (target.startsWith('@'))
-    return element('span', 'mention', `@${names[target.slice(1)] ?? decode(label ?? target.slice(1))}`);
+  if (target.startsWith('@')) {
+    const id = target.slice(1);
+    return element(
+      'span',
+      id === names.me ? 'mention me' : 'mention',
+      `@${names[id] ?? decode(label ?? id)}`,
+    );
+  }
   if (target.startsWith('#'))
     return element('span', 'mention', `#${names[target.slice(1)] ?? decode(label ?? target.slice(1))}`);
   if (target.startsWith('!date^')) return document.createTextNode(slackDate(target, label));

@@ -9,73 +9,55 @@ import { createReadStream, existsSync, readFileSync } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { ActResult, ClickOptions } from '../slack/acts.ts';
 import { parseBody, type Route, readBody, sameSecret, sendJson } from '../slack/http.ts';
 import type { LocalSlack } from '../slack/local-slack.ts';
 import { SlackRefusal } from '../slack/messages.ts';
-import { BOT_NAME, BOT_USER_ID } from '../slack/seed.ts';
-import type { Json, SlackUser } from '../slack/types.ts';
-import { homeView, modalStack } from '../slack/views.ts';
-import { messageJson, viewJson } from '../slack/wire.ts';
+import type { Json } from '../slack/types.ts';
+import { type GitHubPlace, issueInDepth, pullInDepth, SHOWN_REPOSITORY, summary } from './repository.ts';
+import { playable, stateFor } from './state.ts';
+import { perform, wishSchema } from './wishes.ts';
 
-const STATIC_FILES: Record<string, { file: string; type: string }> = {
-  '/page/app.js': { file: 'app.js', type: 'text/javascript; charset=utf-8' },
-  '/page/blocks.js': { file: 'blocks.js', type: 'text/javascript; charset=utf-8' },
-  '/page/mrkdwn.js': { file: 'mrkdwn.js', type: 'text/javascript; charset=utf-8' },
-  '/page/style.css': { file: 'style.css', type: 'text/css; charset=utf-8' },
-};
+/** What the browser may load, all of it from this folder. */
+const SCRIPTS = [
+  'app.js',
+  'blocks.js',
+  'client.js',
+  'composer.js',
+  'controls.js',
+  'glyphs.js',
+  'messages.js',
+  'modal.js',
+  'mrkdwn.js',
+  'rail.js',
+  'repository.js',
+  'tries.js',
+];
+const STYLES = ['base.css', 'blocks.css', 'messages.css', 'phone.css', 'repository.css'];
+const STATIC_FILES = new Map<string, { file: string; type: string }>([
+  ...SCRIPTS.map((file) => [`/page/${file}`, { file, type: 'text/javascript; charset=utf-8' }] as const),
+  ...STYLES.map((file) => [`/page/${file}`, { file, type: 'text/css; charset=utf-8' }] as const),
+]);
 
-/** Enough to scroll through; the whole history is in the Web API. */
-const MESSAGES_PER_CHANNEL = 300;
 /** Several changes in one breath become one hint. */
 const HINT_DELAY_MS = 25;
 const KEEP_ALIVE_MS = 20_000;
-const SHOWN_REPOSITORY = 'acme/shop';
 
 export interface PageOptions {
   readonly slack: LocalSlack;
   readonly token: string;
   readonly port: () => number;
-  readonly github: () => { apiUrl: string; token: string } | undefined;
+  readonly github: () => GitHubPlace | undefined;
 }
 
-const act = z.discriminatedUnion('kind', [
-  z.object({
-    kind: z.literal('say'),
-    as: z.string(),
-    channel: z.string(),
-    text: z.string(),
-    threadTs: z.string().optional(),
-  }),
-  z.object({
-    kind: z.literal('click'),
-    as: z.string(),
-    actionId: z.string(),
-    blockId: z.string().optional(),
-    channel: z.string().optional(),
-    ts: z.string().optional(),
-    viewId: z.string().optional(),
-    chosen: z.union([z.string(), z.array(z.string())]).optional(),
-  }),
-  z.object({
-    kind: z.literal('submit'),
-    as: z.string(),
-    viewId: z.string(),
-    values: z.record(z.string(), z.union([z.string(), z.array(z.string())])),
-  }),
-  z.object({ kind: z.literal('close'), as: z.string(), viewId: z.string() }),
-  z.object({
-    kind: z.literal('react'),
-    as: z.string(),
-    channel: z.string(),
-    ts: z.string(),
-    name: z.string(),
-    what: z.enum(['add', 'remove']),
-  }),
-  z.object({ kind: z.literal('home'), as: z.string() }),
-]);
+/** The page's routes, and the way to tell open pages that something outside Slack's state changed. */
+export interface Page {
+  readonly route: Route;
+  /** The repository may look different now: open pages read it again. Cheap, may be called for every write. */
+  readonly repositoryChanged: () => void;
+  readonly close: () => void;
+}
 
-export function pageRoutes(options: PageOptions): { route: Route; close: () => void } {
+export function pageRoutes(options: PageOptions): Page {
   const streams = new Set<ServerResponse>();
   const { store } = options.slack.context;
   let hint: NodeJS.Timeout | undefined;
@@ -85,6 +67,7 @@ export function pageRoutes(options: PageOptions): { route: Route; close: () => v
       for (const stream of streams) stream.write(`data: ${store.revision}\n\n`);
     }, HINT_DELAY_MS);
   });
+  let repositoryHint: NodeJS.Timeout | undefined;
   const keepAlive = setInterval(() => {
     for (const stream of streams) stream.write(': still here\n\n');
   }, KEEP_ALIVE_MS);
@@ -104,9 +87,16 @@ export function pageRoutes(options: PageOptions): { route: Route; close: () => v
   };
   return {
     route,
+    repositoryChanged: () => {
+      repositoryHint ??= setTimeout(() => {
+        repositoryHint = undefined;
+        for (const stream of streams) stream.write('event: repository\ndata: changed\n\n');
+      }, HINT_DELAY_MS);
+    },
     close: () => {
       stop();
       clearTimeout(hint);
+      clearTimeout(repositoryHint);
       clearInterval(keepAlive);
       for (const stream of streams) stream.end();
     },
@@ -128,10 +118,10 @@ function handlerFor(request: IncomingMessage, url: URL): Handler | undefined {
   if (request.method === 'POST') return pathname === '/page/act' ? performAct : undefined;
   if (request.method !== 'GET' && request.method !== 'HEAD') return undefined;
   if (pathname === '/') return sendPage;
-  if (STATIC_FILES[pathname]) return sendStatic;
+  if (STATIC_FILES.has(pathname)) return sendStatic;
   if (pathname === '/page/state') return sendState;
   if (pathname === '/page/events') return openStream;
-  if (pathname === '/page/github') return sendPulls;
+  if (pathname.startsWith('/page/repository')) return sendRepository;
   if (pathname.startsWith('/archives/')) return redirectPermalink;
   if (pathname.startsWith('/files/')) return sendFile;
   return undefined;
@@ -182,7 +172,7 @@ function sendPage({ options, response }: Visit): void {
 }
 
 function sendStatic({ response, url }: Visit): void {
-  const known = STATIC_FILES[url.pathname];
+  const known = STATIC_FILES.get(url.pathname);
   if (!known) return;
   response.writeHead(200, { ...SECURITY_HEADERS, 'content-type': known.type });
   response.end(readFileSync(join(import.meta.dirname, known.file)));
@@ -197,69 +187,24 @@ function openStream({ streams, response }: Visit): void {
 
 async function sendState({ options, response, url }: Visit): Promise<void> {
   const { store } = options.slack.context;
-  const people = store.data.users.filter((user) => !user.is_bot && !user.deleted);
+  const people = playable(store);
   const me = people.find((user) => user.id === url.searchParams.get('as')) ?? people[0];
   if (!me) {
     sendJson(response, 404, { error: 'nobody is left in this workspace' });
     return;
   }
   await store.flush();
-  sendJson(response, 200, stateFor(options, me, people), SECURITY_HEADERS);
-}
-
-/** What this person's client may know: their channels, their ephemeral messages, their views. */
-function stateFor(options: PageOptions, me: SlackUser, people: readonly SlackUser[]): Json {
-  const { store } = options.slack.context;
-  const channels = store.data.channels.filter((channel) => channel.members.includes(me.id));
-  const home = homeView(store, me.id);
-  return {
-    revision: store.revision,
-    me: me.id,
-    connected: store.data.eventsUrl !== null,
-    people: people.map(({ id, name, is_restricted }) => ({ id, name, guest: is_restricted })),
-    names: Object.fromEntries(store.data.users.map((user) => [user.id, user.name])),
-    bot: { id: BOT_USER_ID, name: BOT_NAME },
-    channels: channels.map(({ id, name, is_im, is_archived }) => ({
-      id,
-      name: is_im ? BOT_NAME : name,
-      is_im,
-      is_archived,
-    })),
-    messages: Object.fromEntries(
-      channels.map((channel) => [
-        channel.id,
-        store.data.messages
-          .filter((message) => message.channel === channel.id)
-          .slice(-MESSAGES_PER_CHANNEL)
-          .map((message) => ({
-            ...messageJson(store, message, { metadata: 'omit' }),
-            broadcast: message.broadcast === true,
-            inputs: store.data.inputs[`${me.id}:${channel.id}:${message.ts}`] ?? {},
-          })),
-      ]),
-    ),
-    ephemerals: store.data.ephemerals
-      .filter((message) => message.audience === me.id)
-      .slice(-MESSAGES_PER_CHANNEL)
-      .map((message) => ({
-        ...messageJson(store, message, { metadata: 'omit' }),
-        channel: message.channel,
-        ephemeral: true,
-        inputs: store.data.inputs[`${me.id}:${message.channel}:${message.ts}`] ?? {},
-      })),
-    views: modalStack(store, me.id).map(viewJson),
-    home: home ? viewJson(home) : null,
-  };
+  sendJson(response, 200, stateFor(store, me), SECURITY_HEADERS);
 }
 
 async function performAct({ options, request, response }: Visit): Promise<void> {
-  const parsed = act.safeParse(parseBody(await readBody(request), 'application/json'));
+  const parsed = wishSchema.safeParse(parseBody(await readBody(request), 'application/json'));
   if (!parsed.success) {
     sendJson(response, 400, { error: z.prettifyError(parsed.error) });
     return;
   }
   try {
-    const result = await perform(options, parsed.data);
+    const result = await perform(options.slack, parsed.data);
     await options.slack.context.store.flush();
     sendJson(response, 200, result);
   } catch (error) {
@@ -268,92 +213,21 @@ async function performAct({ options, request, response }: Visit): Promise<void> 
   }
 }
 
-async function perform({ slack }: PageOptions, wish: z.infer<typeof act>): Promise<ActResult | Json> {
-  const { acts } = slack;
-  switch (wish.kind) {
-    case 'say': {
-      const [, command, args = ''] = /^(\/[a-z][a-z0-9_-]*)(?:\s+([\s\S]*))?$/.exec(wish.text.trim()) ?? [];
-      if (command !== undefined) return acts.command(wish.as, wish.channel, command, args);
-      const text = asTyped(slack, wish.text);
-      const message = acts.say(
-        wish.as,
-        wish.channel,
-        text,
-        wish.threadTs === undefined ? {} : { threadTs: wish.threadTs },
-      );
-      return { ts: message.ts, channel: message.channel };
-    }
-    case 'click': {
-      const { kind: _kind, as, ...options } = wish;
-      return acts.click(as, JSON.parse(JSON.stringify(options)) as ClickOptions);
-    }
-    case 'submit':
-      return acts.submit(wish.as, wish.values, wish.viewId);
-    case 'close':
-      return acts.close(wish.as, wish.viewId);
-    case 'react':
-      acts.react(wish.as, wish.channel, wish.ts, wish.name, wish.what);
-      return {};
-    case 'home':
-      acts.openHome(wish.as);
-      return {};
-    default: {
-      const unreachable: never = wish;
-      return unreachable;
-    }
-  }
-}
-
-/** Typed text as Slack's client sends it: special characters escaped, `@name` turned into a mention. */
-function asTyped({ context }: LocalSlack, typed: string): string {
-  let text = typed.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
-  const byLength = context.store.data.users.toSorted((a, b) => b.name.length - a.name.length);
-  for (const user of byLength) {
-    const name = user.name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
-    text = text.replace(new RegExp(`(^|[^\\w@<])@${name}(?![\\w-])`, 'gi'), `$1<@${user.id}>`);
-  }
-  return text;
-}
-
-interface Pull {
-  readonly number: number;
-  readonly title: string;
-  readonly state: string;
-  readonly draft?: boolean;
-  readonly merged_at?: string | null;
-  readonly merge_commit_sha?: string | null;
-  readonly head?: { ref?: string; sha?: string };
-  readonly base?: { ref?: string };
-}
-
-/** The local repository's pull requests, read over its own API, so that a merge is seen where it happened. */
-async function sendPulls({ options, response }: Visit): Promise<void> {
+/** `/page/repository`, `/page/repository/pulls/1`, `/page/repository/issues/2`. What GitHub refuses is said in `error`. */
+async function sendRepository({ options, response, url }: Visit): Promise<void> {
   const github = options.github();
-  if (!github) {
-    sendJson(response, 200, { repository: SHOWN_REPOSITORY, pulls: [], error: 'no local GitHub' });
-    return;
-  }
-  try {
-    const answer = await fetch(`${github.apiUrl}/repos/${SHOWN_REPOSITORY}/pulls?state=all&per_page=20`, {
-      headers: { authorization: `Bearer ${github.token}`, accept: 'application/vnd.github+json' },
-      signal: AbortSignal.timeout(3_000),
-    });
-    if (!answer.ok) throw new Error(`GitHub answered ${answer.status}`);
-    const pulls = ((await answer.json()) as Pull[]).map((pull) => ({
-      number: pull.number,
-      title: pull.title,
-      state: pull.merged_at ? 'merged' : pull.draft ? 'draft' : pull.state,
-      merged_at: pull.merged_at ?? null,
-      merge_commit_sha: pull.merged_at ? (pull.merge_commit_sha ?? null) : null,
-      head: pull.head?.ref ?? '',
-      sha: pull.head?.sha ?? '',
-      base: pull.base?.ref ?? '',
-    }));
-    sendJson(response, 200, { repository: SHOWN_REPOSITORY, pulls });
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : 'unreachable';
-    sendJson(response, 200, { repository: SHOWN_REPOSITORY, pulls: [], error: reason });
-  }
+  const [, kind, number] = /^\/page\/repository\/(pulls|issues)\/(\d{1,9})$/.exec(url.pathname) ?? [];
+  const look = async (): Promise<Json> => {
+    if (!github) throw new Error('The local GitHub is not running');
+    if (kind === 'pulls') return pullInDepth(github, Number(number));
+    if (kind === 'issues') return issueInDepth(github, Number(number));
+    return summary(github);
+  };
+  const answer = await look().catch((error: unknown) => ({
+    repository: SHOWN_REPOSITORY,
+    error: error instanceof Error ? error.message : 'unreachable',
+  }));
+  sendJson(response, 200, answer, SECURITY_HEADERS);
 }
 
 function redirectPermalink({ response, url }: Visit): void {

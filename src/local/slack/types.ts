@@ -196,6 +196,8 @@ export interface SlackData {
   files: StoredFile[];
   /** State of select menus and checkboxes inside messages, per `user:channel:ts`. */
   inputs: Record<string, Record<string, Record<string, Json>>>;
+  /** How far people have read, per `user:channel` and `user:channel:thread`; absent in a state from before. */
+  reads?: Record<string, string>;
 }
 
 /** One Web API call as it was received; `calls.jsonl` holds one per line. */
