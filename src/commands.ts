@@ -1,5 +1,6 @@
 /**
- * The verbs of the command line. Loaded after the Node.js version was checked.
+ * The verbs of the command line. Loaded after the Node.js version was checked; the product itself, with its SDKs, only by the two verbs
+ * that run it, so that the others answer at once.
  */
 import { Command, CommanderError } from 'commander';
 import { actionsCommand } from './commands/actions.ts';
@@ -12,7 +13,6 @@ import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
 import { migrate } from './jobs/engine/migrate.ts';
 import { verifyLedger } from './jobs/ledger-verify.ts';
 import { createLogger, maskSecrets } from './log.ts';
-import { startProduct } from './main.ts';
 import { firstPolicy, parsePolicyPeople } from './policies/first-policy.ts';
 
 /** FAULTS: finish or hand over within 25 s; then the process goes whatever is left. */
@@ -84,7 +84,10 @@ Examples:
 async function dev(): Promise<void> {
   const variables = readVariables();
   const log = createLogger({ level: variables.COUNTERSIGN_LOG_LEVEL });
-  const { fillConfig } = await import('./local/fill.ts');
+  const [{ fillConfig }, { startProduct }] = await Promise.all([
+    import('./local/fill.ts'),
+    import('./main.ts'),
+  ]);
   const filled = await fillConfig(variables);
   // A failed start leaves the local parts running: they hold state, and the next start adopts them.
   const product = await startProduct(filled.config, log);
@@ -104,6 +107,7 @@ async function serve(): Promise<void> {
   const config = serveConfig(variables);
   const log = createLogger({ level: config.logLevel });
   log.info(describeConfig(variables), 'configuration');
+  const { startProduct } = await import('./main.ts');
   const product = await startProduct(config, log);
   log.info({ port: product.address.port }, 'ready');
   stopOnSignal(() => product.stop());

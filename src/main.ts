@@ -161,7 +161,7 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     }),
   );
   const schedules = startSchedules({ database, engine, bell: engine.bell, log });
-  const agentLabel = { name: ENGINEER.name, version: ENGINEER.version, modelLabel: model.label };
+  const newestAgent = { name: ENGINEER.name, version: ENGINEER.version, modelLabel: model.label };
   const deliveries = startDeliveries({
     database,
     bell: engine.bell,
@@ -170,7 +170,7 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     log,
     view: async (ws, kind, subjectId) => {
       if (kind === 'task') {
-        const task = await taskView(database, ws, subjectId, agentLabel);
+        const task = await taskView(database, ws, subjectId, newestAgent);
         return task && { kind, task };
       }
       if (kind === 'digest') {

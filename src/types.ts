@@ -580,6 +580,7 @@ export type NoteReason =
   | { readonly kind: 'already_settled'; readonly settlement: Settlement }
   | { readonly kind: 'nothing_to_settle' }
   | { readonly kind: 'reason_missing' }
+  | { readonly kind: 'changes_missing' }
   | { readonly kind: 'expired' }
   | { readonly kind: 'replaced' }
   | { readonly kind: 'not_found' }

@@ -102,12 +102,13 @@ export function createBot(deps: BotDeps): Bot {
     const holder = holderOf(context);
     holder.consequence = await onClick(deps, holder.row.workspaceId, read.data);
   });
-  app.view(VIEWS.reject, async ({ body, context }) => {
-    const read = viewSubmission.safeParse(body);
-    if (!read.success) return;
-    const holder = holderOf(context);
-    holder.consequence = await onReasonGiven(deps, holder.row.workspaceId, read.data);
-  });
+  for (const view of [VIEWS.reject, VIEWS.requestChanges])
+    app.view(view, async ({ body, context }) => {
+      const read = viewSubmission.safeParse(body);
+      if (!read.success) return;
+      const holder = holderOf(context);
+      holder.consequence = await onReasonGiven(deps, holder.row.workspaceId, read.data);
+    });
   for (const view of [VIEWS.happened, VIEWS.didNotHappen])
     app.view(view, async ({ body, context }) => {
       const read = viewSubmission.safeParse(body);

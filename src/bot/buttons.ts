@@ -10,6 +10,7 @@ import { LIMITS } from './text.ts';
 /** `action_id`s of our buttons and `callback_id`s of our modals. */
 export const CLICKS = {
   approve: 'approval.approve',
+  requestChanges: 'approval.request_changes',
   reject: 'approval.reject',
   details: 'approval.details',
   page: 'approval.page',
@@ -17,6 +18,7 @@ export const CLICKS = {
   didNotHappen: 'action.did_not_happen',
 } as const;
 export const VIEWS = {
+  requestChanges: 'approval.request_changes',
   reject: 'approval.reject',
   details: 'approval.details',
   happened: 'action.happened',

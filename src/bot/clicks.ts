@@ -22,7 +22,7 @@ import {
 import { approvalCard } from './cards/approval.ts';
 import { context } from './cards/blocks.ts';
 import { approvalDetails } from './cards/details.ts';
-import { rejectModal } from './cards/message.ts';
+import { reasonModal } from './cards/message.ts';
 import { settleModal } from './cards/settling.ts';
 import type { BlockActions, ViewSubmission } from './inbound.ts';
 import type { SlackMessenger } from './messenger.ts';
@@ -70,8 +70,10 @@ export async function onClick(
   switch (action.action_id) {
     case CLICKS.approve:
       return approve(deps, click);
+    case CLICKS.requestChanges:
+      return askReason(deps, click, 'request_changes');
     case CLICKS.reject:
-      return askReason(deps, click);
+      return askReason(deps, click, 'reject');
     case CLICKS.details:
       return showDetails(deps, click);
     case CLICKS.happened:
@@ -83,7 +85,7 @@ export async function onClick(
   }
 }
 
-/** The modal that asked for a reason was sent: that is the rejection. */
+/** The modal that asked for a reason was sent: that is the rejection, or the request for changes. */
 export async function onReasonGiven(
   deps: ClickDeps,
   workspaceId: WorkspaceId,
@@ -96,7 +98,8 @@ export async function onReasonGiven(
   if (reference.d !== deps.deploymentId) return say({ kind: 'other_deployment' });
   const given = reasonIn(body);
   const person = personOf(body, workspaceId);
-  return decision(deps, { workspaceId, person, reference, place }, 'reject', given === '' ? null : given);
+  const decided = body.view.callback_id === VIEWS.requestChanges ? 'request_changes' : 'reject';
+  return decision(deps, { workspaceId, person, reference, place }, decided, given === '' ? null : given);
 }
 
 /** The modal that asked what was seen at the target was sent: that is the word that settles an unknown outcome. */
@@ -142,11 +145,15 @@ async function approve(deps: ClickDeps, click: Click): Promise<Consequence> {
   return decision(deps, click, 'approve', null);
 }
 
-async function askReason(deps: ClickDeps, click: Click): Promise<Consequence> {
+async function askReason(
+  deps: ClickDeps,
+  click: Click,
+  decided: 'reject' | 'request_changes',
+): Promise<Consequence> {
   const approval = await deps.desk.approval(click.workspaceId, click.reference.r);
   // Nothing to give a reason for: the desk says why, and records the click.
-  if (approval === null || !isOpen(approval, click.reference)) return decision(deps, click, 'reject', null);
-  const modal = rejectModal(approval.title, modalReference(click));
+  if (approval === null || !isOpen(approval, click.reference)) return decision(deps, click, decided, null);
+  const modal = reasonModal(decided, approval.title, modalReference(click));
   const isShown = await opens(deps, () => deps.messenger.openView(click.triggerId, modal));
   return isShown ? NOTHING : click.say({ kind: 'modal_expired' });
 }
@@ -217,7 +224,7 @@ async function readToTheEnd(deps: ClickDeps, click: Click): Promise<Consequence>
 async function decision(
   deps: ClickDeps,
   click: Pick<Click, 'workspaceId' | 'person' | 'reference' | 'place'>,
-  decided: 'approve' | 'reject',
+  decided: DecisionAsked['decision'],
   reason: string | null,
 ): Promise<Consequence> {
   const { workspaceId, reference, place } = click;

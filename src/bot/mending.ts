@@ -7,18 +7,24 @@
 import { REASON_INPUT, VIEWS } from './buttons.ts';
 import { type InboundRow, viewSubmission } from './inbound.ts';
 
+/** What each form cannot do without, in the words put under its field. A rejection needs no reason. */
+const MISSING: Readonly<Record<string, string>> = {
+  [VIEWS.happened]: 'Say what you saw there: it is recorded with your name.',
+  [VIEWS.didNotHappen]: 'Say what you saw there: it is recorded with your name.',
+  [VIEWS.requestChanges]: 'Say what should change: the agent can do nothing with an empty wish.',
+};
+
 /** The answer to a submission that lacks what it must say, or null when there is nothing to mend. Pure and total. */
 export function mendForm(row: InboundRow): object | null {
   if (row.source !== 'interaction' || row.payload.type !== 'view_submission') return null;
   const read = viewSubmission.safeParse(row.payload);
   if (!read.success) return null;
   const { view } = read.data;
-  // A rejection needs no reason; the word that settles an unknown outcome does.
-  if (view.callback_id !== VIEWS.happened && view.callback_id !== VIEWS.didNotHappen) return null;
+  const missing = Object.hasOwn(MISSING, view.callback_id ?? '')
+    ? MISSING[view.callback_id ?? '']
+    : undefined;
+  if (missing === undefined) return null;
   const said = view.state?.values[REASON_INPUT.block]?.[REASON_INPUT.action]?.value ?? '';
   if (said.trim() !== '') return null;
-  return {
-    response_action: 'errors',
-    errors: { [REASON_INPUT.block]: 'Say what you saw there: it is recorded with your name.' },
-  };
+  return { response_action: 'errors', errors: { [REASON_INPUT.block]: missing } };
 }

@@ -85,6 +85,9 @@ export async function decide(tx: Tx, deps: DecideDeps, asked: DecisionAsked): Pr
     return refuse(await decidedNote(tx, workspaceId, request), runId);
   }
   if (request.overdue) return refuse({ kind: 'expired' }, runId);
+  // The agent can do nothing with a wish that names nothing; Slack's own check of the field lets spaces through.
+  if (asked.decision === 'request_changes' && asked.reason === null)
+    return refuse({ kind: 'changes_missing' }, runId);
 
   const inserted = await tx.query({
     name: 'decision_insert',

@@ -61,6 +61,7 @@ export interface DecisionAsked {
   readonly actionHash: string;
   readonly person: PersonFacts;
   readonly decision: 'approve' | 'reject' | 'request_changes';
+  /** Null when none was given; a request for changes without one is refused. */
   readonly reason: string | null;
   /** The message that carried the button; null when it came from a modal opened from elsewhere. */
   readonly message: {

@@ -183,6 +183,16 @@ export async function recordTurns(
     });
 }
 
+/** What the recorded turns of a task cost, in US dollars as a decimal string. */
+export async function spentOn(db: Queryable, task: Task): Promise<string> {
+  const { rows } = await db.query<{ spent: string }>({
+    name: 'task_spent',
+    text: `select coalesce(sum(cost), 0)::text as spent from model_turns where workspace_id = $1 and run_id = $2`,
+    values: [task.workspaceId, task.runId],
+  });
+  return rows[0]?.spent ?? '0';
+}
+
 /** Words for the ledger's kinds that a person following the thread wants to see; the others are left out. */
 const PROGRESS: Readonly<Record<string, string>> = {
   'task.accepted': 'Accepted',
@@ -191,6 +201,7 @@ const PROGRESS: Readonly<Record<string, string>> = {
   'approval.requested': 'Asked for a countersign',
   'approval.approved': 'Approved',
   'approval.rejected': 'Rejected',
+  'approval.changes_requested': 'Changes requested',
   'approval.expired': 'Expired without a decision',
   'approval.superseded': 'The target changed since it was reviewed',
   'action.executing': 'Executing',
@@ -220,14 +231,17 @@ interface TaskViewRow extends TaskRow {
   finished_at: Date | null;
   cost: string | null;
   kinds: string[] | null;
+  agent_name: string | null;
+  agent_version: string | null;
+  model_label: string | null;
 }
 
-/** The newest committed state of a task, enough to draw it. */
+/** The newest committed state of a task, enough to draw it. `newest` is named while no turn says which agent works on it. */
 export async function taskView(
   db: Queryable,
   workspaceId: WorkspaceId,
   taskId: string,
-  agent: AgentLabel,
+  newest: AgentLabel,
 ): Promise<TaskView | null> {
   const { rows } = await db.query<TaskViewRow>({
     name: 'task_view',
@@ -235,8 +249,11 @@ export async function taskView(
              t.objective, t.summary, t.created_at, t.finished_at, r.status,
              (select sum(cost) from model_turns m where m.workspace_id = t.workspace_id and m.run_id = t.run_id) as cost,
              (select array_agg(entry_kind order by subject_seq) from ledger_entries e
-               where e.workspace_id = t.workspace_id and e.subject_kind = 'run' and e.subject_id = t.run_id::text) as kinds
+               where e.workspace_id = t.workspace_id and e.subject_kind = 'run' and e.subject_id = t.run_id::text) as kinds,
+             turn.agent_name, turn.agent_version, turn.model_label
            from tasks t join runs r on r.workspace_id = t.workspace_id and r.run_id = t.run_id
+           left join lateral (select m.agent_name, m.agent_version, m.model_label from model_turns m
+             where m.workspace_id = t.workspace_id and m.run_id = t.run_id order by m.turn_id desc limit 1) turn on true
            where t.workspace_id = $1 and t.task_id = $2`,
     values: [workspaceId, taskId],
   });
@@ -257,7 +274,10 @@ export async function taskView(
     // Why it stopped is the product's word, not the agent's.
     progress: broken && row.summary !== null ? [...progress, row.summary] : progress,
     agentSummary: broken ? null : row.summary,
-    agent,
+    agent:
+      row.agent_name === null || row.agent_version === null || row.model_label === null
+        ? newest
+        : { name: row.agent_name, version: row.agent_version, modelLabel: row.model_label },
     costUsd: Number(row.cost ?? 0),
     unsettled: await unsettledOf(db, workspaceId, taskId),
     startedAt: row.created_at.toISOString(),

@@ -28,7 +28,7 @@ describe.skipIf(!hasBrowser)('the whole story', () => {
     await desk.openThread('merge pull request 1');
     await desk.sees(desk.card, 'Approve: merge pull request 1 into main');
     expect(await desk.card.getByRole('button').allTextContents()).toEqual(
-      expect.arrayContaining(['Details', 'Approve', 'Reject']),
+      expect.arrayContaining(['Details', 'Approve', 'Request changes', 'Reject']),
     );
   });
 
@@ -58,7 +58,7 @@ describe.skipIf(!hasBrowser)('the whole story', () => {
     expect(await phone.overhang()).toBe(0);
     const cardBox = await phone.card.boundingBox();
     expect((cardBox?.x ?? -1) >= 0 && (cardBox?.width ?? 999) <= PHONE.width).toBe(true);
-    for (const label of ['Details', 'Approve', 'Reject']) {
+    for (const label of ['Details', 'Approve', 'Request changes', 'Reject']) {
       const button = await phone.card.getByRole('button', { name: label, exact: true }).boundingBox();
       expect(button?.height, label).toBeGreaterThanOrEqual(44);
       expect((button?.x ?? 0) + (button?.width ?? 0), label).toBeLessThanOrEqual(PHONE.width);

@@ -115,6 +115,36 @@ test('a rejection with a reason leaves the repository untouched and reaches the 
   expect(JSON.stringify(rows)).toContain('the moon is in the wrong house');
 });
 
+test('a request for changes reaches the agent, who asks again; without words it decides nothing', async () => {
+  const { ts, card } = await askForMerge(story);
+  const sendBack = async (words: string) => {
+    await press(REVIEWER_A, card.ts, 'approval.request_changes');
+    await until('the modal', async () => (await story.people.views(REVIEWER_A)).length > 0);
+    return story.people.submitView(REVIEWER_A, { 'reason.text': words });
+  };
+
+  const answered = await sendBack(' \n ');
+  expect(JSON.stringify(answered)).toContain('Say what should change');
+  expect(await statusOf(ts)).toBe('pending');
+
+  await sendBack('please use a merge commit');
+  const thread = async () =>
+    (await story.people.thread(ENGINEERING, ts)).map((message) => ({
+      ts: message.ts,
+      drawn: JSON.stringify(message.blocks ?? []),
+    }));
+  const next = await until('the next card', async () =>
+    (await thread()).find((message) => message.ts !== card.ts && message.drawn.includes('approval.approve')),
+  );
+  expect(next.drawn).toMatch(/merge_method\W+merge\W/);
+  const first = await until('the first card resolved', async () =>
+    (await thread()).find((message) => message.ts === card.ts && !message.drawn.includes('approval.approve')),
+  );
+  expect(first.drawn).toContain('Changes requested');
+  expect(first.drawn).toContain('please use a merge commit');
+  expect(await story.merges()).toEqual([]);
+});
+
 test('two reviewers at once and a double click: one outcome, one merge, the other is told', async () => {
   const { ts, card } = await askForMerge(story);
 

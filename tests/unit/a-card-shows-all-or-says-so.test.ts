@@ -10,7 +10,7 @@ import { describe, expect, it } from 'vitest';
 import { readButton } from '../../src/bot/buttons.ts';
 import { approvalCard } from '../../src/bot/cards/approval.ts';
 import { approvalDetails } from '../../src/bot/cards/details.ts';
-import { draw, noteText, rejectModal } from '../../src/bot/cards/message.ts';
+import { draw, noteText, reasonModal } from '../../src/bot/cards/message.ts';
 import { settleModal } from '../../src/bot/cards/settling.ts';
 import { escapeText, LIMITS } from '../../src/bot/text.ts';
 import {
@@ -237,7 +237,7 @@ describe('any card', () => {
         expectInert(card.blocks);
         expect(buttonIds(card.blocks)).toEqual(
           view.status === 'pending'
-            ? ['approval.details', 'approval.approve', 'approval.reject']
+            ? ['approval.details', 'approval.approve', 'approval.request_changes', 'approval.reject']
             : view.actionStatus === 'unknown'
               ? ['approval.details', 'action.happened', 'action.did_not_happen']
               : ['approval.details'],
@@ -388,7 +388,8 @@ describe('other messages', () => {
             expectInert(drawn.blocks);
           }
           const reference = { d: 'd', r: 'r', h: 'h', c: 'C1', t: null, th: null };
-          expect(broken(rejectModal(words, reference).blocks, 'modal')).toEqual([]);
+          for (const decision of ['reject', 'request_changes'] as const)
+            expect(broken(reasonModal(decision, words, reference).blocks, 'modal')).toEqual([]);
           const settling = settleModal({ ...UNSETTLED, title: words }, 'happened', reference);
           expect(broken(settling.blocks, 'modal')).toEqual([]);
           expectInert(settling.blocks);
@@ -407,6 +408,7 @@ describe('other messages', () => {
     { kind: 'already_settled', settlement: { ...SETTLED, by: { via: 'cli', user: 'operator' } } },
     { kind: 'nothing_to_settle' },
     { kind: 'reason_missing' },
+    { kind: 'changes_missing' },
     { kind: 'expired' },
     { kind: 'replaced' },
     { kind: 'not_found' },

@@ -218,9 +218,12 @@ describe('Approve', () => {
   });
 });
 
-describe('Reject', () => {
-  it('asks for a reason, and its answer is the rejection', async () => {
-    await run('interaction', click(CLICKS.reject));
+describe.each([
+  [CLICKS.reject, 'reject'],
+  [CLICKS.requestChanges, 'request_changes'],
+] as const)('%s', (clicked, decision) => {
+  it('asks for a reason, and its answer is the decision', async () => {
+    await run('interaction', click(clicked));
     const [opened] = given.seen.splice(0);
     const view = shownView(opened);
     expect(opened).toMatchObject({ call: 'openView', given: { triggerId: '1.2.trigger' } });
@@ -245,7 +248,7 @@ describe('Reject', () => {
         call: 'decide',
         given: {
           requestId: VIEW.requestId,
-          decision: 'reject',
+          decision,
           reason: 'wait for it',
           message: { channelId: 'C1', ts: '10.3', threadTs: '10.1' },
         },
@@ -256,7 +259,7 @@ describe('Reject', () => {
   it('is explained when the modal cannot open', async () => {
     given.state.modalFails = true;
 
-    await run('interaction', click(CLICKS.reject));
+    await run('interaction', click(clicked));
 
     expect(given.seen).toEqual(noted('modal_expired'));
   });
@@ -264,9 +267,9 @@ describe('Reject', () => {
   it('of what is decided already goes to the desk without a modal', async () => {
     given.state.approval = { ...VIEW, status: 'approved' };
 
-    await run('interaction', click(CLICKS.reject));
+    await run('interaction', click(clicked));
 
-    expect(given.seen).toMatchObject([{ call: 'decide', given: { decision: 'reject', reason: null } }]);
+    expect(given.seen).toMatchObject([{ call: 'decide', given: { decision, reason: null } }]);
   });
 });
 

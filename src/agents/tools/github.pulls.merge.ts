@@ -220,7 +220,7 @@ function factsOf(input: MergeInput, pull: Pull, comparison: Comparison) {
   const facts = [
     { label: 'Pull request', value: pull.title },
     { label: 'Repository', value: `${input.owner}/${input.repo}` },
-    { label: 'Head', value: `${pull.head.ref} at ${pull.head.sha}` },
+    { label: 'Head', value: `${pull.head.ref} at ${pull.head.sha.slice(0, 12)}` },
     { label: 'Base', value: pull.base.ref },
     {
       label: 'Changes',

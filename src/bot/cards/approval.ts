@@ -2,8 +2,9 @@
  * The approval card: what a reviewer decides on, and afterwards what became of it.
  *
  * Invariants: pure; the words about state come from `status`, `actionStatus` and a person's settlement alone. A pending card has exactly
- * one Approve and one Reject, any other none; one whose action's outcome is unknown has the two buttons that settle it. Whatever a reviewer decides on is on the card, or the card says how much is
- * missing and `fits` is false, and then Approve opens Details first. Outside text stands in plain_text or in a fence.
+ * one Approve, one Request changes and one Reject, any other none; one whose action's outcome is unknown has the two buttons that settle it.
+ * Whatever a reviewer decides on is on the card, or the card says how much is missing and `fits` is false, and then Approve opens Details
+ * first. Outside text stands in plain_text or in a fence.
  */
 import type { ApprovalView, JsonObject } from '../../types.ts';
 import { CLICKS, writeReference } from '../buttons.ts';
@@ -312,6 +313,7 @@ function buttons(view: ApprovalView, state: 'pending' | 'resolved'): CardBlock {
         ? [
             details,
             button('Approve', CLICKS.approve, value, 'primary'),
+            button('Request changes', CLICKS.requestChanges, value),
             button('Reject', CLICKS.reject, value, 'danger'),
           ]
         : [details, ...(view.actionStatus === 'unknown' ? settleButtons(view) : [])],

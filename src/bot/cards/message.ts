@@ -152,6 +152,8 @@ export function noteText(note: NoteReason): string {
       return 'The outcome of this action is not unknown, so there is nothing to say about it. Your click changed nothing.';
     case 'reason_missing':
       return 'Please say what you saw at the target; without it nothing was recorded.';
+    case 'changes_missing':
+      return 'Please say what should change; without it nothing was decided.';
     case 'expired':
       return 'The deadline of this request has passed. Nothing was decided by your click.';
     case 'replaced':
@@ -217,22 +219,37 @@ function ineligibleText(reason: IneligibleReason, reviewers: readonly Person[]):
 /** Longest reason a person can give; it has to fit on the card. */
 const REASON_LENGTH = 500;
 
-/** Asks for an optional reason; its submission is the rejection. */
-export function rejectModal(title: string, reference: ModalReference): ModalView {
+const REASON_MODAL = {
+  reject: { view: VIEWS.reject, title: 'Reject', label: 'Reason, shown on the card', optional: true },
+  request_changes: {
+    view: VIEWS.requestChanges,
+    title: 'Request changes',
+    label: 'What should change? The agent reads this and may propose again',
+    optional: false,
+  },
+} as const;
+
+/** Asks for the reason of a no, which a request for changes cannot do without; its submission is the decision. */
+export function reasonModal(
+  decision: 'reject' | 'request_changes',
+  title: string,
+  reference: ModalReference,
+): ModalView {
+  const asked = REASON_MODAL[decision];
   return {
     type: 'modal',
-    callback_id: VIEWS.reject,
+    callback_id: asked.view,
     private_metadata: writeReference(reference),
-    title: plainElement('Reject'),
-    submit: plainElement('Reject'),
+    title: plainElement(asked.title),
+    submit: plainElement(asked.title),
     close: plainElement('Back'),
     blocks: [
       plain(oneLine(title), { max: 300 }).block,
       {
         type: 'input',
         block_id: REASON_INPUT.block,
-        optional: true,
-        label: plainElement('Reason, shown on the card'),
+        optional: asked.optional,
+        label: plainElement(asked.label),
         element: {
           type: 'plain_text_input',
           action_id: REASON_INPUT.action,

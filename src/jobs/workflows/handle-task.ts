@@ -19,7 +19,7 @@ import { redraw } from '../deliveries.ts';
 import { type Workflow, workflow } from '../engine/workflow.ts';
 import { conclude, type Executed, type ExecutorDeps, execute, giveUp } from '../executor.ts';
 import { appendEntry } from '../ledger.ts';
-import { finishTask, readTask, recordTurns, type Task } from '../tasks.ts';
+import { finishTask, readTask, recordTurns, spentOn, type Task } from '../tasks.ts';
 
 /** Times a changed target is put before people again before the agent is told to give up: it moves faster than they read. */
 const MAX_ASKS = 10;
@@ -234,12 +234,17 @@ async function lastWord(step: Step, task: Task, word: LastWord): Promise<Json> {
       : `${word.kind === 'cancelled' ? 'Cancelled' : 'Stopped'}: ${word.message}`;
   await step.transact('conclude', async (tx) => {
     if (!(await finishTask(tx, task, summary))) return;
+    const costUsd = await spentOn(tx, task);
     await appendEntry(tx, {
       workspaceId: task.workspaceId,
       subjectKind: 'run',
       subjectId: task.runId,
       kind: LAST_ENTRY[word.kind],
-      facts: { taskId: task.taskId, ...(word.kind === 'finished' ? {} : { code: word.code }) },
+      facts: {
+        taskId: task.taskId,
+        ...(word.kind === 'finished' ? {} : { code: word.code }),
+        costUsd,
+      },
       words: { summary },
     });
     await redraw(tx, task.workspaceId, task.taskId);
