@@ -76,6 +76,8 @@ interface Evidence {
   readonly effects: ReadonlyMap<string, SeenEffect>;
   /** First-written payload of every event, by key. */
   readonly events: ReadonlyMap<string, Json>;
+  /** The runs whose `send` stored its event, by its label and place: a child and the one that took its place share both. */
+  readonly senders: ReadonlyMap<string, readonly string[]>;
   /** Child runs by the step that started them and their key, the newest first. */
   readonly children: ReadonlyMap<string, readonly RunRow[]>;
 }
@@ -100,7 +102,8 @@ export async function judge(
   dealings: Dealings,
 ): Promise<Verdict> {
   const breaches: string[] = [];
-  const { runs, evidenceOf, takeovers, stepCount } = await gather(db, outside);
+  const senders = new Map<string, string[]>();
+  const { runs, evidenceOf, takeovers, stepCount } = await gather(db, outside, senders);
   const statuses: Record<string, number> = {};
   for (const run of runs) statuses[run.status] = (statuses[run.status] ?? 0) + 1;
 
@@ -122,6 +125,14 @@ export async function judge(
     }
   };
   const byKey = Map.groupBy(runs, (run) => run.run_key);
+  const noteSenders = (story: Story, run: RunRow): void => {
+    const { steps, children } = evidenceOf(run);
+    for (const { path } of steps.filter(({ kind, result }) => kind === 'send-event' && result === true))
+      senders.set(`${story.label}/${path}`, [...(senders.get(`${story.label}/${path}`) ?? []), run.run_id]);
+    for (const child of childrenOf(story))
+      for (const row of children.get(`${child.place} ${child.key}`) ?? []) noteSenders(child, row);
+  };
+  for (const { story } of plan.runs) for (const run of byKey.get(story.label) ?? []) noteSenders(story, run);
   for (const { story } of plan.runs) {
     const [run, ...more] = byKey.get(story.label) ?? [];
     if (!run || more.length > 0) {
@@ -149,7 +160,7 @@ export async function judge(
   };
 }
 
-async function gather(db: Database, outside: Outside) {
+async function gather(db: Database, outside: Outside, senders: Evidence['senders']) {
   const { rows: runs } = await db.query<RunRow>({
     text: `select run_id, run_key, parent_run_id, parent_path, child_key, status, output, error, fence, retry_count, failed_path,
              parent_run_id is null and not exists (select 1 from chaos_claims c where c.run_id = r.run_id and c.fence = 1) as is_begun_by_starter
@@ -185,6 +196,7 @@ async function gather(db: Database, outside: Outside) {
       counters: new Map((counters.get(run.run_id) ?? []).map((row) => [row.place, row.added_count])),
       effects: new Map((effects.get(run.run_id) ?? []).map((effect) => [effect.place, effect])),
       events,
+      senders,
       children: Map.groupBy(
         (children.get(run.run_id) ?? []).toReversed(),
         (child) => `${child.parent_path} ${child.child_key}`,
@@ -410,8 +422,10 @@ function isTrue(
         wait.payload === stored
       );
     }
-    case 'send':
-      return told === true;
+    case 'send': {
+      const [sender, ...more] = seen.senders.get(`${label}/${place}`) ?? [];
+      return more.length === 0 && sender !== undefined && told === (sender === seen.run.run_id);
+    }
     case 'sleep':
     case 'until':
       return typeof fields.sleptMs === 'number' && fields.sleptMs >= part.durationMs;

@@ -44,6 +44,8 @@ export interface WakeQueue {
   takeHere(take: ((wake: Wake) => void) | undefined): void;
   /** Takes up to `count` waiting wake-ups; another process does not get them. */
   fetch(count: number): Promise<Wake[]>;
+  /** Whether more than `count` wake-ups wait to be taken. Costs as much as reading that many. */
+  isLonger(count: number): Promise<boolean>;
   /** Deletes wake-ups that were acted upon. Repeatable. */
   discard(jobIds: readonly string[]): Promise<void>;
   /** Runs pg-boss's own upkeep once: expires what dead processes fetched, drops what is old. Also runs by itself every minute. */
@@ -96,6 +98,15 @@ export async function openQueue(
     async fetch(count) {
       const jobs = await boss.fetch<RunRef>(QUEUE, { batchSize: count });
       return jobs.map((job) => ({ workspaceId: job.data.workspaceId, runId: job.data.runId, jobId: job.id }));
+    },
+
+    async isLonger(count) {
+      const { rowCount } = await database.query({
+        name: 'queue_longer',
+        text: `select 1 from ${SCHEMA}.job where name = '${QUEUE}' and state < 'active' offset $1 limit 1`,
+        values: [count],
+      });
+      return rowCount === 1;
     },
 
     async discard(jobIds) {

@@ -262,23 +262,23 @@ const ORPHAN_RESEND_MS = 2_000;
 /**
  * Finds runs whose wake-up was lost: queued for longer than `staleMs`, cancelling with nobody at work and nothing to wait for, or held by a
  * worker whose lease has ended. They get a new wake-up, each from one sweeper. Only runs of a workflow in `carried` (`name@version`): the
- * builds that carry the others send theirs. With `busy` only the orphaned ones: a queue that is not empty has lost nothing.
+ * builds that carry the others send theirs.
  */
 export async function resendLost(
   tx: Tx,
   queue: WakeQueue,
-  options: { readonly staleMs: number; readonly carried: readonly string[]; readonly busy: boolean },
+  options: { readonly staleMs: number; readonly carried: readonly string[] },
 ): Promise<number> {
   const { rows } = await tx.query<{ workspace_id: string; run_id: string }>({
     name: 'runs_lost',
     text: `with queued as (
              select workspace_id, run_id from runs
-             where status = 'queued' and not $3 and queued_at < db_now() - $1 * interval '1 millisecond'
+             where status = 'queued' and queued_at < db_now() - $1 * interval '1 millisecond'
                and workflow_name || '@' || workflow_version = any ($2)
              order by queued_at limit 100 for update skip locked),
            cancelling as (
              select workspace_id, run_id from runs r
-             where status = 'cancelling' and worker_id is null and not $3 and queued_at < db_now() - $1 * interval '1 millisecond'
+             where status = 'cancelling' and worker_id is null and queued_at < db_now() - $1 * interval '1 millisecond'
                and workflow_name || '@' || workflow_version = any ($2)
                and not exists (
                  select 1 from waits w where w.workspace_id = r.workspace_id and w.run_id = r.run_id and w.outcome is null)
@@ -295,7 +295,7 @@ export async function resendLost(
              select workspace_id, run_id from queued union all select workspace_id, run_id from cancelling
              union all select workspace_id, run_id from orphaned)
            returning workspace_id, run_id`,
-    values: [options.staleMs, options.carried, options.busy],
+    values: [options.staleMs, options.carried],
   });
   await queue.send(
     tx,

@@ -23,8 +23,15 @@ export const LEASE_MS = 8_000;
 /** Three chances to renew before the lease ends. */
 const HEARTBEAT_MS = 2_500;
 const SWEEP_MS = 2_000;
-/** Queued this long with a wake-up sent: it was lost, or everybody is busy; sending again is harmless. */
+/** Queued this long with a wake-up sent, and the queue is short: it was lost. Sending again is harmless. */
 const STALE_QUEUED_MS = 5_000;
+/**
+ * The same where work waits here or the queue is long: most likely the wake-up lies in it. Sent again sooner, each would be there many
+ * times when the rush is over, and be claimed in vain (2,500 runs behind, under kills: more than ten seconds of nothing else).
+ */
+const STALE_IN_RUSH_MS = 600_000;
+/** A queue longer than this is a rush. */
+const LONG_QUEUE = 100;
 /** A run that lost its worker this often without journaling a step is parked before it is worked again (FAULTS: 5). */
 const MAX_CLAIMS = 5;
 /** Wake-ups that were acted upon are deleted together, outside the claim. */
@@ -367,10 +374,10 @@ class RunningWorker implements Worker {
     const { database, wakes } = this.#options;
     await releaseDeadNeighbours(database, this.#identity);
     await this.#compareHeld();
-    const busy = this.#again || this.#free <= 0 || this.#hints.size > 0;
-    await database.transaction((tx) =>
-      resendLost(tx, wakes.queue, { staleMs: STALE_QUEUED_MS, carried: this.#carried, busy }),
-    );
+    const isRush =
+      this.#again || this.#free <= 0 || this.#hints.size > 0 || (await wakes.queue.isLonger(LONG_QUEUE));
+    const staleMs = isRush ? STALE_IN_RUSH_MS : STALE_QUEUED_MS;
+    await database.transaction((tx) => resendLost(tx, wakes.queue, { staleMs, carried: this.#carried }));
     await database.query({
       text: `delete from workers w where lease_until < db_now() - interval '1 hour' and worker_id <> $1
              and not exists (select 1 from runs r where r.worker_id = w.worker_id and r.status = 'running')`,
