@@ -15,7 +15,8 @@ export const FLOOR_TABLES = `
   create table floor_steps (like steps including all);
   create table floor_waits (like waits including all);
   create table floor_events (like events including all);
-  grant select, insert, update on floor_runs, floor_steps, floor_waits, floor_events to @app_role@;`;
+  create table floor_inbox (event_id text primary key, payload json not null);
+  grant select, insert, update on floor_runs, floor_steps, floor_waits, floor_events, floor_inbox to @app_role@;`;
 
 const CHANNEL = 'bench_floor';
 const WORKER = '00000000-0000-7000-8000-000000000001';

@@ -4,6 +4,7 @@
  * Exit codes: 0 every target met · 1 a target missed, or a wrong command line · 2 the setup would not measure what it claims to.
  */
 import { parseArgs } from 'node:util';
+import { benchEdge } from './edge.ts';
 import { benchEngine } from './engine.ts';
 import { benchStory } from './story.ts';
 import { SetupRefused } from './world.ts';
@@ -15,26 +16,31 @@ export interface BenchOptions {
   readonly only: string | undefined;
   /** Connects as somebody who may create databases; undefined for an embedded Postgres. */
   readonly url: string | undefined;
+  /** How long `edge` sends; undefined for its default. */
+  readonly seconds: number | undefined;
 }
 
 /** Each resolves to whether every target was met. */
 const SUBJECTS: Record<string, (options: BenchOptions) => Promise<boolean>> = {
+  edge: benchEdge,
   engine: benchEngine,
   story: benchStory,
 };
 
-const HELP = `Usage: npm run bench -- <subject> [--json] [--only <figure>] [--url <postgres url>]
+const HELP = `Usage: npm run bench -- <subject> [--json] [--only <figure>] [--url <postgres url>] [--seconds <n>]
 
 Subjects: ${Object.keys(SUBJECTS).join(', ')}
 
   --json   one JSON line per figure and nothing else (the lines are printed either way; the table goes to standard error)
   --only   only the figures whose name starts with this
   --url    a PostgreSQL whose user may create databases; without it an embedded one is started, and removed at the end
+  --seconds  edge: send events for so long (default 300)
 
 Examples:
   npm run bench -- engine
   npm run bench -- engine --only throughput
   npm run bench -- story
+  npm run bench -- edge --seconds 60
   npm run bench -- engine --json --url postgres://postgres@127.0.0.1/postgres > engine.jsonl
 `;
 
@@ -56,8 +62,11 @@ async function main(args: readonly string[]): Promise<number> {
     return refuse(
       `${bench ? `unexpected ${rest.join(' ')}` : `unknown subject ${subject ?? '(none)'}`}; one of: ${Object.keys(SUBJECTS).join(', ')} (--help shows more)`,
     );
+  const seconds = values.seconds === undefined ? undefined : Number(values.seconds);
+  if (seconds !== undefined && !(Number.isInteger(seconds) && seconds >= 1 && seconds <= 3_600))
+    return refuse('--seconds must be a whole number from 1 to 3600');
   try {
-    return (await bench({ quiet: values.json, only: values.only, url: values.url })) ? 0 : 1;
+    return (await bench({ quiet: values.json, only: values.only, url: values.url, seconds })) ? 0 : 1;
   } catch (error) {
     if (!(error instanceof SetupRefused)) throw error;
     process.stderr.write(`bench: ${error.message}\n`);
@@ -73,6 +82,7 @@ function parse(args: readonly string[]) {
       json: { type: 'boolean', default: false },
       only: { type: 'string' },
       url: { type: 'string' },
+      seconds: { type: 'string' },
       help: { type: 'boolean', default: false, short: 'h' },
     },
   });

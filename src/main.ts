@@ -42,10 +42,11 @@ import { firstPolicy, parsePolicyPeople } from './policies/first-policy.ts';
 import type { Json } from './types.ts';
 
 /** Connections of the ack path alone: storing a request is one short statement. */
-const ACK_CONNECTIONS = 4;
+export const ACK_CONNECTIONS = 4;
 /** FAULTS: the ack path fails within a second when it cannot store. */
-const ACK_ACQUIRE_MS = 1_000;
-const CONNECTIONS = 16;
+export const ACK_ACQUIRE_MS = 1_000;
+/** Connections of everything else. */
+export const CONNECTIONS = 16;
 /** Together below the 25 s after which the process ends whatever is left (FAULTS). */
 const STOP_WORK_MS = 16_000;
 const STOP_REST_MS = 3_000;
