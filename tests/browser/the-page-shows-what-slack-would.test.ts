@@ -161,6 +161,29 @@ describe.skipIf(!hasBrowser)('the page', () => {
     await expect.poll(() => seat.page.evaluate('document.activeElement.dataset.person')).toBe(REQUESTER);
   });
 
+  it('takes a click on a person while an answer for another is still on its way', async () => {
+    let release: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    let isHeld = false;
+    await seat.page.route('**/page/state*', async (route) => {
+      if (!isHeld) {
+        isHeld = true;
+        await held;
+      }
+      await route.continue();
+    });
+    await slack().chat.postMessage({ channel: ENGINEERING, text: 'something new' });
+    await expect.poll(() => isHeld).toBe(true);
+    await seat.page.locator(`[data-person="${REVIEWER_A}"]`).click();
+    release();
+
+    await seat.page.locator(`[data-person="${REVIEWER_A}"][aria-checked="true"]`).waitFor();
+    await seat.page.unroute('**/page/state*');
+    await seat.become('requester');
+  });
+
   it('is the same after a reload and after a restart of the local world', async () => {
     expect(seat.page.url()).not.toContain('token');
     await seat.page.reload();

@@ -26,8 +26,9 @@ export const ui = {
 export let state = null;
 
 let redraw = () => {};
-let loading = false;
-let loadAgain = false;
+/** The answer that is awaited, and the one after it. */
+let reading = null;
+let nextReading = null;
 
 /** `draw` is called after every answer; `trouble` with words when the local Slack cannot be reached. */
 export function onState(draw) {
@@ -60,27 +61,37 @@ for (const end of ['pointerup', 'pointercancel'])
     });
   });
 
-export async function load() {
-  if (loading) {
-    loadAgain = true;
-    return;
-  }
-  loading = true;
+/** Reads the state anew; resolves when an answer that was asked for after this call is there. */
+export function load() {
+  if (!reading) return read();
+  nextReading ??= reading.then(() => {
+    nextReading = null;
+    return read();
+  });
+  return nextReading;
+}
+
+function read() {
+  reading = readState().finally(() => {
+    reading = null;
+  });
+  return reading;
+}
+
+async function readState() {
+  const asked = ui.me;
   try {
-    const answer = await fetch(`/page/state?as=${encodeURIComponent(ui.me)}`);
+    const answer = await fetch(`/page/state?as=${encodeURIComponent(asked)}`);
     if (!answer.ok) throw new Error(await answer.text());
-    state = await answer.json();
+    const answered = await answer.json();
+    // Whoever became another person meanwhile has asked again, and this is not theirs.
+    if (ui.me !== asked) return;
+    state = answered;
     ui.me = state.me;
     setStatus(state.connected ? '' : 'No app is connected yet');
     whenFree(redraw);
   } catch (error) {
     setStatus(`Not reachable: ${error.message}`);
-  } finally {
-    loading = false;
-    if (loadAgain) {
-      loadAgain = false;
-      load();
-    }
   }
 }
 
