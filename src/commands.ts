@@ -7,7 +7,7 @@ import { actionsCommand } from './commands/actions.ts';
 import { operator } from './commands/operator.ts';
 import { runsCommand } from './commands/runs.ts';
 import { describeConfig, readPolicyFile, readVariables, serveConfig } from './config.ts';
-import { CountersignError } from './errors.ts';
+import { CountersignError, hasCode } from './errors.ts';
 import { activatePolicy, onlyWorkspace } from './jobs/definitions.ts';
 import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
 import { migrate } from './jobs/engine/migrate.ts';
@@ -90,8 +90,18 @@ async function dev(): Promise<void> {
   ]);
   const filled = await fillConfig(variables);
   // A failed start leaves the local parts running: they hold state, and the next start adopts them.
-  const product = await startProduct(filled.config, log);
+  const product = await startProduct(filled.config, log).catch((error: unknown) => {
+    if (!filled.withOthers || !hasCode(error, 'CONFIG_INVALID')) throw error;
+    throw new CountersignError(
+      'CONFIG_INVALID',
+      `Countersign runs in this folder already${filled.pageUrl === null ? '' : `: open ${filled.pageUrl}`}. A second one beside it could not start: ${error.message}`,
+    );
+  });
   log.info({ port: product.address.port }, 'ready');
+  if (filled.withOthers)
+    log.warn(
+      'another Countersign runs in this folder: they share its local parts, and the local Slack now speaks to this one',
+    );
   if (filled.pageUrl !== null)
     process.stdout.write(
       `\n  Countersign is ready. Open the local workspace:\n\n    ${filled.pageUrl}\n\n  Try: @Countersign merge pull request 1 in acme/shop\n  Stop with Ctrl-C.\n\n`,

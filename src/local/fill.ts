@@ -16,13 +16,16 @@ import {
 import { CountersignError } from '../errors.ts';
 import { launchWorld, stopWorld } from './launch-world.ts';
 import { type EmbeddedPostgres, startPostgres } from './postgres.ts';
+import { share } from './sharing.ts';
 import type { World } from './world.ts';
 
 export interface Filled {
   readonly config: Config;
   /** The page of the local world, with its token; null when everything outside is real. */
   readonly pageUrl: string | null;
-  /** Stops the local parts. They survive a crash of the product, not its orderly end. */
+  /** Whether another process of the product uses the same local parts already. */
+  readonly withOthers: boolean;
+  /** Stops the local parts, unless another process uses them: that one then has the local Slack. They survive a crash of the product. */
   stop(): Promise<void>;
 }
 
@@ -52,20 +55,24 @@ export async function fillConfig(variables: Variables): Promise<Filled> {
     variables.GITHUB_TOKEN === undefined;
   const needsPostgres = variables.DATABASE_URL === undefined;
 
+  const used = needsWorld || needsPostgres ? await local('state folder', async () => share(stateDir)) : null;
   const [postgres, world] = await Promise.all([
     needsPostgres ? local('database', () => startPostgres({ stateDir })) : null,
-    needsWorld
-      ? local('world', () =>
-          launchWorld({ stateDir: worldDir, eventsUrl: `http://127.0.0.1:${variables.PORT}/slack/events` }),
-        )
-      : null,
+    needsWorld ? local('world', () => launchWorld({ stateDir: worldDir })) : null,
   ]);
+  const eventsUrl = `http://127.0.0.1:${variables.PORT}/slack/events`;
+  const eventsUrlBefore = world ? await local('world', () => world.connect(eventsUrl)) : null;
   return {
     config: configOf(variables, postgres, world),
     pageUrl: world?.pageUrl ?? null,
+    withOthers: used?.withOthers ?? false,
     async stop() {
-      if (world) await stopWorld(worldDir);
-      await postgres?.stop();
+      const wasLast = await used?.end(async () => {
+        if (world) await stopWorld(worldDir);
+        await postgres?.stop();
+      });
+      // The local Slack speaks to one of them: to the other again.
+      if (wasLast === false && eventsUrlBefore !== null) await world?.connect(eventsUrlBefore);
     },
   };
 }

@@ -153,13 +153,15 @@ async function livingWorld(stateDir: string): Promise<WorldFile | undefined> {
   }
 }
 
-async function connect(world: WorldFile, eventsUrl: string): Promise<void> {
+async function connect(world: WorldFile, eventsUrl: string): Promise<string | null> {
   const answer = await fetch(`${world.controlUrl}/connect`, {
     method: 'POST',
     headers: { authorization: `Bearer ${world.controlToken}`, 'content-type': 'application/json' },
     body: JSON.stringify({ eventsUrl }),
   });
   if (!answer.ok) throw new Error(`The local Slack refused ${eventsUrl}: ${await answer.text()}`);
+  const { before } = (await answer.json()) as { before?: string | null };
+  return before ?? null;
 }
 
 function logIsLong(path: string): boolean {

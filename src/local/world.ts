@@ -44,8 +44,11 @@ export interface World {
   };
   readonly github: { readonly apiUrl: string; readonly token: string };
   readonly model: { readonly baseUrl: string; readonly apiKey: string };
-  /** Tells the local Slack where the app takes events, interactions and commands. Waiting events go out at once. */
-  connect(eventsUrl: string): Promise<void>;
+  /**
+   * Tells the local Slack where the app takes events, interactions and commands. Waiting events go out at once. Gives where it took them
+   * before, null when it never did.
+   */
+  connect(eventsUrl: string): Promise<string | null>;
   /** In process: stops the world, keeping its state. From `launchWorld`: lets go of it, the world lives on. */
   close(): Promise<void>;
 }
@@ -162,8 +165,9 @@ export async function startWorld(options: StartWorldOptions): Promise<StartedWor
       github: { apiUrl: github.apiUrl, token: secrets.githubToken },
       model: { baseUrl: model.baseUrl, apiKey: secrets.modelKey },
       async connect(eventsUrl) {
-        slack.context.deliveries.connect(eventsUrl);
+        const before = slack.context.deliveries.connect(eventsUrl);
         await slack.context.store.flush();
+        return before;
       },
       close: unwind,
     };

@@ -141,7 +141,7 @@ function controlHandlers(context: SlackContext, acts: Acts): Record<string, Hand
   return {
     'POST connect': (body) => {
       const { eventsUrl, subscriptions } = bodies.connect.parse(body);
-      deliveries.connect(eventsUrl, subscriptions);
+      return { before: deliveries.connect(eventsUrl, subscriptions) };
     },
     'POST say': (body) => {
       const { user, channel, text, threadTs } = bodies.say.parse(body);

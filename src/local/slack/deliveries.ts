@@ -54,13 +54,15 @@ export class Deliveries {
   }
 
   /** Sets where the app listens and delivers at once what was waiting. */
-  connect(eventsUrl: string, subscriptions?: readonly string[]): void {
+  connect(eventsUrl: string, subscriptions?: readonly string[]): string | null {
     const { data } = this.#store;
+    const before = data.eventsUrl;
     data.eventsUrl = eventsUrl;
     data.socketMode = false;
     if (subscriptions) data.subscriptions = [...subscriptions];
     this.sockets.disconnect('link_disabled');
     this.#hurry();
+    return before;
   }
 
   /**
