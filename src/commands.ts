@@ -4,7 +4,7 @@
  */
 import { Command, CommanderError } from 'commander';
 import { actionsCommand } from './commands/actions.ts';
-import { operator } from './commands/operator.ts';
+import { databaseUrlFor, operator } from './commands/operator.ts';
 import { runsCommand } from './commands/runs.ts';
 import { describeConfig, readPolicyFile, readVariables, serveConfig } from './config.ts';
 import { CountersignError, hasCode } from './errors.ts';
@@ -104,7 +104,7 @@ async function dev(): Promise<void> {
     );
   if (filled.pageUrl !== null)
     process.stdout.write(
-      `\n  Countersign is ready. Open the local workspace:\n\n    ${filled.pageUrl}\n\n  Try: @Countersign merge pull request 1 in acme/shop\n  Stop with Ctrl-C.\n\n`,
+      `\n  Countersign is ready (process ${process.pid}). Open the local workspace:\n\n    ${filled.pageUrl}\n\n  Try: @Countersign merge pull request 1 in acme/shop\n  Beside it, in this folder: npx countersign runs list\n  Stop with Ctrl-C.\n\n`,
     );
   stopOnSignal(async () => {
     await product.stop();
@@ -113,7 +113,7 @@ async function dev(): Promise<void> {
 }
 
 async function serve(): Promise<void> {
-  const variables = readVariables();
+  const variables = readVariables(undefined, { for: 'serve' });
   const config = serveConfig(variables);
   const log = createLogger({ level: config.logLevel });
   log.info(describeConfig(variables), 'configuration');
@@ -170,12 +170,10 @@ async function policyApply(options: { reason: string }): Promise<void> {
 }
 
 async function ledgerVerify(options: { json?: boolean }): Promise<void> {
-  const { DATABASE_URL } = readVariables();
-  if (DATABASE_URL === undefined)
-    throw new CountersignError('CONFIG_INVALID', 'ledger verify needs DATABASE_URL');
-  await probeDatabase(DATABASE_URL);
+  const url = await databaseUrlFor('ledger verify');
+  await probeDatabase(url);
   const database = connectDatabase({
-    url: DATABASE_URL,
+    url,
     log: createLogger({ level: 'silent' }),
     maxConnections: 1,
   });

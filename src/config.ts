@@ -24,6 +24,9 @@ const secret = z.string().min(1);
 /** Off where there would be a default. */
 const NO_CHANNEL = 'none';
 
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
+const NO_PORT = 'must be a port, a whole number up to 65535';
+
 /** Every variable, in the order of docs and messages. */
 const schema = z.object({
   DATABASE_URL: postgres.optional(),
@@ -49,10 +52,10 @@ const schema = z.object({
     .regex(/^(?:[CG][A-Z0-9]{2,63}|none)$/, "is neither a channel's id, such as C0123456789, nor none")
     .optional(),
   COUNTERSIGN_STATE_DIR: z.string().min(1).default('.local'),
-  COUNTERSIGN_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']).default('info'),
+  COUNTERSIGN_LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
   /** For tests: every run goes back to the queue after every journaled step. */
   COUNTERSIGN_SUSPEND_AFTER_EVERY_STEP: z.stringbool('is neither true nor false').default(false),
-  PORT: z.coerce.number('is not a number').int().min(0).max(65_535).default(3000),
+  PORT: z.coerce.number(NO_PORT).int(NO_PORT).min(0, NO_PORT).max(65_535, NO_PORT).default(3000),
 });
 
 export type Variables = z.infer<typeof schema>;
@@ -110,24 +113,40 @@ export interface DigestConfig {
   readonly channelId: string | null;
 }
 
-/** Parses the environment. An empty value counts as unset. Throws CONFIG_INVALID. */
-export function readVariables(env: NodeJS.ProcessEnv = process.env): Variables {
+/**
+ * Parses the environment. An empty value counts as unset. Throws CONFIG_INVALID naming whatever is wrong and, `for` serve, whatever is
+ * missing beside it.
+ */
+export function readVariables(
+  env: NodeJS.ProcessEnv = process.env,
+  { for: verb }: { readonly for?: 'serve' } = {},
+): Variables {
   const given = Object.fromEntries(
     Object.entries(env).filter(([name, value]) => name in schema.shape && value !== ''),
   );
   const parsed = schema.safeParse(given);
   if (parsed.success) return parsed.data;
   const problems = parsed.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`);
+  const missing = verb === 'serve' ? missingIn(given) : [];
+  if (missing.length > 0) problems.push(missingWords(missing));
   throw new CountersignError('CONFIG_INVALID', problems.join('; '));
+}
+
+function missingIn(given: Readonly<Partial<Record<keyof Variables, unknown>>>): string[] {
+  const isReachable = given.SLACK_APP_TOKEN !== undefined || given.SLACK_SIGNING_SECRET !== undefined;
+  return REQUIRED.flatMap((name) => [
+    ...(given[name] === undefined ? [name] : []),
+    ...(name === 'SLACK_BOT_TOKEN' && !isReachable ? ['SLACK_APP_TOKEN or SLACK_SIGNING_SECRET'] : []),
+  ]);
+}
+
+function missingWords(missing: readonly string[]): string {
+  return `serve fills nothing by itself; missing: ${missing.join(', ')}`;
 }
 
 /** The configuration of `serve`. Throws CONFIG_INVALID naming each missing variable. */
 export function serveConfig(variables: Variables): Config {
   const receiver = slackReceiver(variables);
-  const missing = REQUIRED.flatMap((name) => [
-    ...(variables[name] === undefined ? [name] : []),
-    ...(name === 'SLACK_BOT_TOKEN' && receiver === null ? ['SLACK_APP_TOKEN or SLACK_SIGNING_SECRET'] : []),
-  ]);
   const { DATABASE_URL, SLACK_BOT_TOKEN, ANTHROPIC_API_KEY, GITHUB_TOKEN, COUNTERSIGN_POLICY } = variables;
   if (
     !DATABASE_URL ||
@@ -137,10 +156,7 @@ export function serveConfig(variables: Variables): Config {
     !GITHUB_TOKEN ||
     !COUNTERSIGN_POLICY
   )
-    throw new CountersignError(
-      'CONFIG_INVALID',
-      `serve fills nothing by itself; missing: ${missing.join(', ')}`,
-    );
+    throw new CountersignError('CONFIG_INVALID', missingWords(missingIn(variables)));
   return {
     databaseUrl: DATABASE_URL,
     databaseAdminUrl: variables.DATABASE_ADMIN_URL ?? null,
@@ -208,7 +224,9 @@ export function readPolicyFile(file: string): Json {
   try {
     return JSON.parse(readFileSync(path.resolve(file), 'utf8')) as Json;
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
+    // The system's message repeats the name.
+    const why =
+      (error as NodeJS.ErrnoException).code ?? (error instanceof Error ? error.message : String(error));
     throw new CountersignError('CONFIG_INVALID', `COUNTERSIGN_POLICY: cannot read ${file}: ${why}`);
   }
 }

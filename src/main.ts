@@ -61,6 +61,7 @@ export interface Product {
 
 /** Starts the whole product in this process. Throws a CountersignError with one clear line when it cannot. */
 export async function startProduct(config: Config, log: Logger): Promise<Product> {
+  const people = parsePolicyPeople(config.policy);
   await probeDatabase(config.databaseUrl);
   if (config.databaseAdminUrl === null) await assertMigrated(config.databaseUrl);
   else {
@@ -155,7 +156,7 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
       ...config.digest,
       workspaceId,
       // Whoever answers for the installation answers for its digest; without admins the bot itself does.
-      owner: parsePolicyPeople(config.policy).admins[0] ?? {
+      owner: people.admins[0] ?? {
         teamId: workspaceId,
         userId: identity.botUserId,
       },

@@ -11,20 +11,18 @@ import { createLogger } from '../log.ts';
 import type { WorkspaceId } from '../types.ts';
 
 /**
- * Runs `work` on the database of DATABASE_URL and closes it. Throws CONFIG_INVALID in the name of `command`, DATABASE_UNREACHABLE, and
+ * Runs `work` on the database of `databaseUrlFor` and closes it. Throws CONFIG_INVALID in the name of `command`, DATABASE_UNREACHABLE, and
  * SCHEMA_OLDER or SCHEMA_NEWER before anything is asked of tables that may not be there.
  */
 export async function withDatabase(
   command: string,
   work: (database: Database, workspaceId: WorkspaceId) => Promise<void>,
 ): Promise<void> {
-  const { DATABASE_URL } = readVariables();
-  if (DATABASE_URL === undefined)
-    throw new CountersignError('CONFIG_INVALID', `${command} needs DATABASE_URL`);
-  await probeDatabase(DATABASE_URL);
-  await assertMigrated(DATABASE_URL);
+  const url = await databaseUrlFor(command);
+  await probeDatabase(url);
+  await assertMigrated(url);
   const database = connectDatabase({
-    url: DATABASE_URL,
+    url,
     log: createLogger({ level: 'silent' }),
     // One for the transaction, one for what is asked beside it.
     maxConnections: 2,
@@ -41,6 +39,19 @@ export async function withDatabase(
   } finally {
     await database.close();
   }
+}
+
+/** DATABASE_URL, else the database of the product that `npm start` runs in this folder. Throws CONFIG_INVALID in the name of `command`. */
+export async function databaseUrlFor(command: string): Promise<string> {
+  const { DATABASE_URL, COUNTERSIGN_STATE_DIR } = readVariables();
+  if (DATABASE_URL !== undefined) return DATABASE_URL;
+  const { runningPostgresUrl } = await import('../local/postgres.ts');
+  const local = await runningPostgresUrl({ stateDir: COUNTERSIGN_STATE_DIR });
+  if (local !== null) return local;
+  throw new CountersignError(
+    'CONFIG_INVALID',
+    `${command} needs DATABASE_URL, or the product running in this folder (npm start)`,
+  );
 }
 
 /** The account's name; its number where it has none, as in some containers. */

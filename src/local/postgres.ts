@@ -21,7 +21,14 @@ import {
   type SystemUser,
   serverUser,
 } from './postgres/binaries.ts';
-import { ADMIN_ROLE, APP_ROLE, type Cluster, DATABASE, ensureCluster } from './postgres/cluster.ts';
+import {
+  ADMIN_ROLE,
+  APP_ROLE,
+  type Cluster,
+  DATABASE,
+  ensureCluster,
+  readCluster,
+} from './postgres/cluster.ts';
 import { clearStale, isAlive, readPostmaster } from './postgres/postmaster.ts';
 
 export interface EmbeddedPostgres {
@@ -61,6 +68,21 @@ export async function startPostgres({ stateDir }: { stateDir: string }): Promise
     port,
     stop: () => stop({ home, binaries, cluster, user }),
   };
+}
+
+/** The app's URL of the server of this state folder, when one answers; null otherwise. Starts and makes nothing. */
+export async function runningPostgresUrl({ stateDir }: { stateDir: string }): Promise<string | null> {
+  const own = path.join(path.resolve(stateDir), 'postgres');
+  try {
+    const home = await readFile(path.join(own, 'moved-to'), 'utf8').catch(() => own);
+    const cluster = await readCluster(home);
+    const port = Number(await readFile(path.join(home, 'port'), 'utf8'));
+    return (await knock(port, cluster)) === 'ready' ? urlOf(APP_ROLE, cluster.passwords.app, port) : null;
+  } catch (error) {
+    // Nothing was ever started here, or not by this user.
+    if (['ENOENT', 'EACCES'].includes(String((error as NodeJS.ErrnoException).code))) return null;
+    throw error;
+  }
 }
 
 interface Server {

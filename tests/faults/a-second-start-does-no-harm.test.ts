@@ -1,7 +1,10 @@
 /**
  * Guarantee: starting the product twice in one folder harms neither. On the same port the second says where the first is, and goes; on a port
- * of its own it shares the local database, Slack and GitHub, and when it ends the first has them all again.
+ * of its own it shares the local database, Slack and GitHub, and when it ends the first has them all again. The command line beside it finds
+ * the database by itself.
  */
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 import { ENGINEERING, MENTION, REQUESTER } from '../support/people.ts';
 import { useProcess } from '../support/process.ts';
@@ -32,4 +35,13 @@ test('on a port of its own it shares the local parts, and leaves them to the fir
     { what: 'a reaction of the first one' },
   );
   expect(seen).toBeDefined();
+});
+
+test('the command line in the same folder finds its database', async () => {
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    ['src/cli.mjs', 'ledger', 'verify', '--json'],
+    { env: { PATH: process.env.PATH, COUNTERSIGN_STATE_DIR: product.stateDir } },
+  );
+  expect(JSON.parse(stdout)).toMatchObject({ firstBad: null });
 });

@@ -52,7 +52,8 @@ function countersign(
   const started = Date.now();
   const child = spawn(process.execPath, [...nodeArgs, 'src/cli.mjs', ...args], {
     cwd: ROOT,
-    env: { PATH: process.env.PATH, ...env },
+    // Somebody may be running the product in this very checkout.
+    env: { PATH: process.env.PATH, COUNTERSIGN_STATE_DIR: path.join(folder, 'nothing'), ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let [out, err] = ['', ''];
@@ -151,7 +152,21 @@ describe('a malformed configuration is named', () => {
     expect(oneLine(await countersign(['serve'], variables))).toMatch(/missing: GITHUB_TOKEN$/);
   });
 
-  it.each([['migrate'], ['ledger verify']])('%s without a database', async (verb) => {
+  it('serve with one variable malformed names that, and what is missing beside it', async () => {
+    const line = oneLine(await countersign(['serve'], { SLACK_BOT_TOKEN: ' ', PORT: '99999' }));
+    expect(line).toMatch(/SLACK_BOT_TOKEN must start with xoxb-; PORT must be a port/);
+    expect(line).toMatch(/missing: DATABASE_URL, SLACK_APP_TOKEN or SLACK_SIGNING_SECRET, ANTHROPIC_API_KEY/);
+  });
+
+  it('serve with a policy that names nobody says so before it asks the database', async () => {
+    const variables = await serveVariables({
+      COUNTERSIGN_POLICY: await policyFile('{"admins":3}'),
+      DATABASE_URL: `postgres://app:x@${NOWHERE}/countersign`,
+    });
+    expect(oneLine(await countersign(['serve'], variables))).toContain('admins');
+  });
+
+  it.each([['migrate'], ['ledger verify'], ['runs list']])('%s without a database', async (verb) => {
     expect(oneLine(await countersign(verb.split(' ')))).toContain('DATABASE_URL');
   });
 });

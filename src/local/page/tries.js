@@ -6,7 +6,7 @@ export const TRIES = [
   {
     tier: 'low',
     text: 'triage the open issues in acme/shop',
-    says: 'Low risk: done at once, nobody is asked.',
+    says: 'Low risk: its own labels come at once. A comment to a stranger asks first.',
   },
   {
     tier: 'medium',

@@ -52,10 +52,16 @@ export async function ensureCluster(
       `${dataDir} was written by PostgreSQL ${major}, the installed embedded PostgreSQL is ${binaries.major}: dump it with the old version and restore it with the new one (pg_dump, psql), or move the folder away to start empty.`,
     );
   }
+  return readCluster(home);
+}
+
+/** The cluster below `home`, which must have been made. */
+export async function readCluster(home: string): Promise<Cluster> {
+  const cluster = path.join(home, 'cluster');
   const passwords = JSON.parse(
     await readFile(path.join(cluster, 'passwords.json'), 'utf8'),
   ) as Cluster['passwords'];
-  return { dataDir, passwords };
+  return { dataDir: path.join(cluster, 'data'), passwords };
 }
 
 async function makeCluster(

@@ -1,6 +1,6 @@
 /**
- * "Fix the failing check in owner/repo": reads which check fails on main and what it says, reads the files at that very commit, and
- * proposes a commit on a new branch, then a pull request.
+ * "Fix the failing check in owner/repo": reads which check fails on main, or failed when one last ran, and what it says, reads the files
+ * as they are now, and proposes a commit on a new branch, then a pull request.
  *
  * It knows one failure and one cure. Where a file is not word for word what the cure was written for, it says so and stops: an edit that
  * is put somewhere nearby is worse than none.
@@ -31,6 +31,8 @@ const OPEN = 'github_pulls_create';
 const BASE = 'main';
 const BRANCH = 'countersign/thank-only-by-name';
 const TITLE = 'Thank only customers whose name is known';
+/** Commits that may have come since a check last ran. */
+const LOOKED_BACK = 5;
 const BAD_CONCLUSIONS = new Set(['failure', 'timed_out', 'startup_failure']);
 
 interface Edit {
@@ -70,37 +72,44 @@ export const fixFailingCheck: Script = (conversation) => {
   const commits = last(conversation, COMMITS);
   if (!commits)
     return {
-      text: `I will look at the tip of ${BASE} in ${name} first.`,
-      calls: [{ name: COMMITS, input: { ...repo, sha: BASE, per_page: 1 } }],
+      text: `I will look at the newest commits of ${BASE} in ${name} first.`,
+      calls: [{ name: COMMITS, input: { ...repo, sha: BASE, per_page: LOOKED_BACK } }],
     };
   const failed = unread(commits, `the commits of ${name}`);
   if (failed) return failed;
-  const sha = text(listed(commits, 'commits')[0]?.sha);
+  const newest = listed(commits, 'commits').flatMap((commit) => text(commit.sha) ?? []);
+  const [sha] = newest;
   if (sha === undefined) return say(`${BASE} of ${name} holds no commit. Nothing was done.`);
 
-  const checks = last(conversation, CHECKS);
-  if (!checks)
-    return {
-      text: `Now the checks of ${sha.slice(0, 12)}.`,
-      calls: [{ name: CHECKS, input: { ...repo, ref: sha } }],
-    };
+  const looks = all(conversation, CHECKS);
+  const checks = looks.at(-1);
+  const look = (words: string, ref: string): Reply => ({
+    text: words,
+    calls: [{ name: CHECKS, input: { ...repo, ref } }],
+  });
+  if (!checks) return look(`Now the checks of ${sha.slice(0, 12)}.`, sha);
   const unchecked = unread(checks, `the checks of ${name}`);
   if (unchecked) return unchecked;
+  const before = newest[looks.length];
+  // What came to main since the last night was not checked yet.
+  if (listed(checks, 'check_runs').length === 0 && before !== undefined)
+    return look(`No check ran there yet. I look at the commit before it, ${before.slice(0, 12)}.`, before);
+  const at = (text(checks.input.ref) ?? sha).slice(0, 12);
   const failing = listed(checks, 'check_runs').filter((run) => BAD_CONCLUSIONS.has(String(run.conclusion)));
   if (failing.length === 0)
     return say(
-      `No check fails at ${sha.slice(0, 12)}, the tip of ${BASE} in ${name}. There is nothing to fix.`,
+      `No check fails at ${at}, ${at === sha.slice(0, 12) ? 'the tip' : 'the newest checked commit'} of ${BASE} in ${name}. There is nothing to fix.`,
     );
   const known = failing.find((run) => isKnown(text(run.summary) ?? ''));
   if (!known)
     return say(
-      `${list(failing.map((run) => text(run.name) ?? 'unnamed'))} fails at ${sha.slice(0, 12)}, but not in a way that I know. I am a scripted model with one cure; nothing was done.`,
+      `${list(failing.map((run) => text(run.name) ?? 'unnamed'))} fails at ${at}, but not in a way that I know. I am a scripted model with one cure; nothing was done.`,
     );
 
   const files = all(conversation, CONTENT);
   if (files.length === 0)
     return {
-      text: `The check ${text(known.name)} fails: a receipt without a name thanks “undefined”. I read the files at that commit.`,
+      text: `The check ${text(known.name)} fails: a receipt without a name thanks “undefined”. I read the files as they are at ${sha.slice(0, 12)}.`,
       calls: EDITS.map(({ path }) => ({ name: CONTENT, input: { ...repo, path, ref: sha } })),
     };
   const fit = EDITS.map((edit) =>
