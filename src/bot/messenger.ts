@@ -12,6 +12,7 @@ import { z } from 'zod';
 import { CountersignError } from '../errors.ts';
 import type { DeliveryTarget, Messenger, Person, PersonFacts } from '../types.ts';
 import { draw } from './cards/message.ts';
+import { whole } from './cards/whole.ts';
 import { createClient, deliveryError, type SlackClientOptions, slackErrorName } from './slack-client.ts';
 
 /** `event_type` of our messages' metadata; the payload is `{id: deliveryId}`. */
@@ -44,6 +45,11 @@ export interface SlackMessenger extends Messenger {
 }
 
 export type MessengerOptions = SlackClientOptions;
+
+/** By this name a file is found again: nothing else of it is ours to choose. */
+function fileName(deliveryId: string): string {
+  return `countersign-${deliveryId}.txt`;
+}
 
 /** Makes no call and holds no connection until used. */
 export function createMessenger(options: MessengerOptions): SlackMessenger {
@@ -120,6 +126,23 @@ export function createMessenger(options: MessengerOptions): SlackMessenger {
           parse: 'none',
           link_names: false,
         }),
+      );
+    },
+
+    whole,
+
+    async attach(_workspaceId, deliveryId, target, file) {
+      const { channelId, threadTs } = placeOf(target);
+      const channel = await channelOf(channelId);
+      const upload = {
+        channel_id: channel,
+        file: Buffer.from(file.content, 'utf8'),
+        filename: fileName(deliveryId),
+        title: file.title,
+      };
+      // Three calls: where to, the bytes (without the token), and where it is shown, which comes last and alone is seen.
+      await attempt('files.uploadV2', () =>
+        client.filesUploadV2(threadTs === null ? upload : { ...upload, thread_ts: threadTs }),
       );
     },
 
@@ -207,6 +230,20 @@ const foundMessage = z.object({
   ts: z.string(),
   metadata: z.object({ event_type: z.string(), event_payload: z.object({ id: z.string() }) }),
 });
+const foundFiles = z.object({ ts: z.string(), files: z.array(z.object({ name: z.string() })) });
+
+/** The ts of a message that is, or brings, what this delivery posted. */
+function tsOf(message: unknown, deliveryId: string): string | null {
+  const read = foundMessage.safeParse(message);
+  if (read.success) {
+    const { event_type, event_payload } = read.data.metadata;
+    if (event_type === DELIVERY_EVENT_TYPE && event_payload.id === deliveryId) return read.data.ts;
+  }
+  const brought = foundFiles.safeParse(message);
+  if (brought.success && brought.data.files.some(({ name }) => name === fileName(deliveryId)))
+    return brought.data.ts;
+  return null;
+}
 
 async function findPost(client: WebClient, deliveryId: string, place: Place): Promise<string | null> {
   const { channelId, threadTs } = place;
@@ -226,10 +263,8 @@ async function findPost(client: WebClient, deliveryId: string, place: Place): Pr
             client.conversations.replies({ ...common, ts: threadTs }),
           );
     for (const message of answer.messages ?? []) {
-      const read = foundMessage.safeParse(message);
-      if (!read.success) continue;
-      const { event_type, event_payload } = read.data.metadata;
-      if (event_type === DELIVERY_EVENT_TYPE && event_payload.id === deliveryId) return read.data.ts;
+      const ts = tsOf(message, deliveryId);
+      if (ts !== null) return ts;
     }
     cursor = answer.response_metadata?.next_cursor;
     if (cursor === undefined || cursor === '') return null;
