@@ -43,6 +43,8 @@ const SLOTS = 10;
 /** What a lost ring left behind is found at this pace, and what stands is looked after (FAULTS: repaired within 60 s). */
 const SWEEP_MS = 10_000;
 const FIRST_BACKOFF_MS = 1_000;
+/** While there is much to send, what stands is not looked after at every turn. */
+const LOOK_AFTER_MS = 1_000;
 
 export interface DeliveryOptions {
   readonly database: Database;
@@ -77,7 +79,7 @@ export function startDeliveries(options: DeliveryOptions): Loop {
     sweepMs: SWEEP_MS,
     slots: SLOTS,
     async claim(free) {
-      if (performance.now() - lookedAfterAt >= SWEEP_MS) {
+      if (performance.now() - lookedAfterAt >= LOOK_AFTER_MS) {
         lookedAfterAt = performance.now();
         await refreshStanding(database);
       }
