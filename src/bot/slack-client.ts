@@ -18,7 +18,7 @@ import type { Fetch } from '../types.ts';
 import type { OpenedSocket } from './socket-receiver.ts';
 
 /** Slack answers in well under a second; what takes this long will not answer. */
-const CALL_TIMEOUT_MS = 10_000;
+export const CALL_TIMEOUT_MS = 10_000;
 
 export interface SlackClientOptions {
   readonly botToken: string;

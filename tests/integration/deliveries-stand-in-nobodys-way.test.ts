@@ -150,7 +150,7 @@ test('while the token is refused one message at a time tries; when it works agai
   expect(sending.calls).toHaveLength(1);
 
   await sending.setClock('121 seconds');
-  await sending.owe('C9');
+  owed.push(await sending.owe('C9'));
   await until('a second try', async () => sending.calls.length === 2);
   await until('it to be refused', async () => {
     const { rows } = await sending.db.query({
@@ -163,7 +163,7 @@ test('while the token is refused one message at a time tries; when it works agai
 
   refusing = false;
   await sending.setClock('250 seconds');
-  await sending.owe('C9');
+  owed.push(await sending.owe('C9'));
   for (const subjectId of owed) await sending.settled(subjectId);
   expect(await deliveryHealth(sending.db)).toMatchObject({ due: 0, tokenRefused: null });
   // Nothing was counted against a row, or ended.

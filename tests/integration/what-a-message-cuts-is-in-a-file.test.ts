@@ -126,12 +126,18 @@ test('Approve on the short card opens Details first, and then decides', async ()
   await click();
 
   await until('merged', async () => (await story.merges()).length === 1);
-  await quiet();
-  expect(JSON.stringify((await messageAt(ENGINEERING, cardTs))?.blocks)).toContain('*Done*');
+  await until('the card to say so', async () =>
+    JSON.stringify((await messageAt(ENGINEERING, cardTs))?.blocks).includes('*Done*'),
+  );
 });
 
 test('what the agent says at length is cut with a count, and stands whole beside it, masked', async () => {
   const token = ['xoxb', '1234567890', 'abcdefghij'].join('-');
+  await until('the task to be over', async () => {
+    const { rows } = await story.db.query({ text: `select 1 from runs where status = 'completed'` });
+    return rows.length > 0;
+  });
+  await quiet();
   const said = `${'What was seen, at length. '.repeat(100)}${token} end`;
   await story.db.query({
     text: 'update tasks set summary = $2 where task_id = $1',

@@ -48,7 +48,7 @@ const SCOPES_OF_METHODS: Readonly<Record<string, readonly string[]>> = {
   'conversations.history': ['channels:history', 'groups:history', 'im:history', 'mpim:history'],
   'conversations.replies': ['channels:history', 'groups:history', 'im:history', 'mpim:history'],
   'conversations.open': ['im:write'],
-  // The SDK's filesUploadV2 makes both: what a message cannot show whole stands beside it as a file.
+  // What a message cannot show whole stands beside it as a file.
   'files.completeUploadExternal': ['files:write'],
   'files.getUploadURLExternal': ['files:write'],
   'reactions.add': ['reactions:write'],
@@ -70,12 +70,7 @@ function calledMethods(): string[] {
   const calls = files.flatMap((name) => [
     ...readFileSync(new URL(name, folder), 'utf8').matchAll(/\bclient\s*\.\s*(\w+)\s*\.\s*(\w+)\(/g),
   ]);
-  const uploads = files.some((name) =>
-    /\bclient\s*\.\s*filesUploadV2\(/.test(readFileSync(new URL(name, folder), 'utf8')),
-  );
-  const methods = calls.map(([, group, method]) => `${group}.${method}`);
-  if (uploads) methods.push('files.getUploadURLExternal', 'files.completeUploadExternal');
-  return [...new Set(methods)].sort();
+  return [...new Set(calls.map(([, group, method]) => `${group}.${method}`))].sort();
 }
 
 describe('the manifest', () => {

@@ -19,7 +19,7 @@ export function shortCard(view: ApprovalView, line: string, buttons: CardBlock):
     mrkdwn(line),
     context(
       isPending
-        ? '*Slack did not take the whole card. Approve opens Details first; a file beside this holds the same.*'
+        ? '*Slack did not take the whole card; a file beside this holds it. Approve opens the rest first.*'
         : 'Slack did not take the whole card; Details shows it.',
     ),
     buttons,
