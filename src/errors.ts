@@ -99,9 +99,9 @@ export class CountersignError extends Error {
 
 /**
  * Why Slack refuses a message for good: its place (channel, thread, person, right) · the message as it was drawn · the message to be
- * edited is gone · the credential, which refuses every other message too.
+ * edited is gone · it is there and takes no edit any more (`fixed`) · the credential, which refuses every other message too.
  */
-export type RefusedFor = 'place' | 'message' | 'gone' | 'credential';
+export type RefusedFor = 'place' | 'message' | 'gone' | 'fixed' | 'credential';
 
 /** DELIVERY_REFUSED, and why: what follows from it depends on that. */
 export class DeliveryRefused extends CountersignError {

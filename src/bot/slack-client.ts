@@ -107,8 +107,6 @@ const PERMANENT: Readonly<Record<Exclude<RefusedFor, 'gone'>, readonly string[]>
     'thread_not_found',
     'message_not_found',
     'cannot_reply_to_message',
-    'cant_update_message',
-    'edit_window_closed',
     'restricted_action',
     'restricted_action_read_only_channel',
     'restricted_action_thread_only_channel',
@@ -132,6 +130,7 @@ const PERMANENT: Readonly<Record<Exclude<RefusedFor, 'gone'>, readonly string[]>
     'deprecated_endpoint',
     'method_deprecated',
   ],
+  fixed: ['cant_update_message', 'edit_window_closed'],
   message: [
     'msg_too_long',
     'msg_blocks_too_long',
@@ -165,7 +164,7 @@ const PERMANENT: Readonly<Record<Exclude<RefusedFor, 'gone'>, readonly string[]>
   ],
 };
 const REFUSED_FOR: ReadonlyMap<string, RefusedFor> = new Map(
-  (['place', 'message', 'credential'] as const).flatMap((why) =>
+  (['place', 'fixed', 'message', 'credential'] as const).flatMap((why) =>
     PERMANENT[why].map((name) => [name, why] as const),
   ),
 );

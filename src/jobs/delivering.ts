@@ -24,6 +24,7 @@ import {
   claimDue,
   type DeliveryRow,
   endRest,
+  leaveStanding,
   msUntilDue,
   pause,
   refreshStanding,
@@ -143,6 +144,9 @@ async function failed(
       else log.info({ ...about, error: stored.message }, 'Slack still refuses the token');
       return release(database, row, stored.message);
     }
+    // Workspaces may close messages for edits after a while. One that says what it should may well stand.
+    if (refusedFor === 'fixed' && row.shown_version === row.wanted_version)
+      return leaveStanding(database, row);
     const next = await refused(database, adminsOf ?? nobody, row, refusedFor, stored.message);
     log.error(
       { ...about, error: stored.message, next, ...(row.subject_id ? { subjectId: row.subject_id } : {}) },

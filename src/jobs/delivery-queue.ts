@@ -48,6 +48,8 @@ export interface DeliveryRow {
   form: 'full' | 'short';
   filed: string | null;
   wanted_version: number;
+  /** Of what Slack shows; as much as is wanted when the message is only drawn again. */
+  shown_version: number;
   ts: string | null;
   try_count: number;
   /** What tells this claim from any later one of the same row; changes when it is renewed. */
@@ -121,10 +123,10 @@ export async function claimDue(
                try_count = d.try_count + 1
              from due where d.workspace_id = due.workspace_id and d.delivery_id = due.delivery_id
              returning d.workspace_id, d.delivery_id, d.view_kind, d.subject_id, d.content, d.target, d.priority, d.place, d.next_call,
-               d.form, d.filed, d.wanted_version, d.ts, d.try_count, d.claimed_until::text as claim, d.next_try_at,
+               d.form, d.filed, d.wanted_version, d.shown_version, d.ts, d.try_count, d.claimed_until::text as claim, d.next_try_at,
                exists (select 1 from resting r where r.workspace_id = d.workspace_id) as is_probe)
            select workspace_id, delivery_id, view_kind, subject_id, content, target, priority, place, next_call, form, filed,
-             wanted_version, ts, try_count, claim, is_probe
+             wanted_version, shown_version, ts, try_count, claim, is_probe
            from claimed order by priority, next_try_at, delivery_id`,
     values: [[...inFlight.keys()], [...inFlight.values()], workerId, count],
   });
@@ -222,6 +224,16 @@ export async function settle(
     values: [row.workspace_id, row.delivery_id, row.claim, ts, row.wanted_version, filed],
   });
   return rowCount === 1;
+}
+
+/** The message takes no edit any more and shows what it should: nothing is left to do for it until its state changes. */
+export async function leaveStanding(db: Queryable, row: DeliveryRow): Promise<void> {
+  await db.query({
+    text: `update deliveries set claimed_by = null, claimed_until = null, try_count = 0, refresh_at = null,
+             status = case when wanted_version > shown_version then 'due' else 'settled' end
+           where workspace_id = $1 and delivery_id = $2 and claimed_until = $3::timestamptz`,
+    values: [row.workspace_id, row.delivery_id, row.claim],
+  });
 }
 
 /** The call failed: the row is tried again after `waitMs`, and if it may stand in Slack already, looked for first. */

@@ -2,7 +2,7 @@
  * What follows when Slack refuses a message for good. Of `deliveries`, only how a row ends and what is owed in its stead.
  *
  * Invariants. Nothing that is refused is sent again as it was, to the same place. A refusal decides nothing: the request stays as it is.
- * A message that somebody deleted is owed anew once; one that is too long or malformed is owed once in a few words, the rest as a file;
+ * A message that somebody deleted, or that takes no edit any more, is owed anew once; one that is too long or malformed is owed once in a few words, the rest as a file;
  * a request whose place is gone goes to the owner of its task, and when that is refused too, to the admins of the newest policy, each
  * once, in direct messages.
  *
@@ -54,7 +54,7 @@ export function refused(
                reposted_at = case n.next when 'anew' then db_now() else d.reposted_at end,
                form = case n.next when 'short' then 'short' else d.form end
              from (select delivery_id, case
-                     when $5 = 'gone' and reposted_at is null then 'anew'
+                     when $5 in ('gone', 'fixed') and reposted_at is null then 'anew'
                      when $5 = 'message' and form = 'full' and view_kind not in ('reaction', 'file') then 'short'
                      else 'refused' end as next
                    from deliveries where workspace_id = $1 and delivery_id = $2) n

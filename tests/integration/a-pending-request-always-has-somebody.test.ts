@@ -159,6 +159,29 @@ test('a request that is over wakes no admin; one whose outcome nobody knows does
   expect(await places('settled')).toEqual(ADMINS.map(({ userId }) => userId));
 });
 
+test('a card that takes no edit any more stands as long as it is right, and is posted anew once it is not', async () => {
+  closed.clear();
+  const loop = await sending.work('one', ADMINS);
+  await oweCard();
+  await ended(1);
+  await loop.stop();
+  sending.slack = ({ call }) => {
+    if (call === 'update') throw new DeliveryRefused('chat.update: edit_window_closed', 'fixed');
+  };
+
+  await sending.setClock('41 seconds');
+  await sending.work('two', ADMINS);
+  await until('it to be drawn again', async () => sending.calls.length === 2);
+  await ended(1);
+  expect(await places('settled')).toEqual(['CGONE']);
+
+  await sending.redraw(requestId);
+  await until('it to stand anew', async () => sending.calls.length === 4);
+  await ended(1);
+  expect(sending.calls.map(({ call }) => call)).toEqual(['post', 'update', 'update', 'post']);
+  expect(await places('settled')).toEqual(['CGONE']);
+});
+
 test('a card of an open request is drawn again every time, as long as it is open', async () => {
   closed.clear();
   const loop = await sending.work();

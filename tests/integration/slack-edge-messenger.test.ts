@@ -175,6 +175,7 @@ describe('a refusal', () => {
     ['missing_scope', 'place'],
     ['msg_too_long', 'message'],
     ['invalid_blocks', 'message'],
+    ['edit_window_closed', 'fixed'],
     ['token_revoked', 'credential'],
     ['account_inactive', 'credential'],
   ])('%s says what has to change first: the %s', async (error, refusedFor) => {
