@@ -97,6 +97,21 @@ export class CountersignError extends Error {
   }
 }
 
+/**
+ * Why Slack refuses a message for good: its place (channel, thread, person, right) · the message as it was drawn · the message to be
+ * edited is gone · it is there and takes no edit any more (`fixed`) · the credential, which refuses every other message too.
+ */
+export type RefusedFor = 'place' | 'message' | 'gone' | 'fixed' | 'credential';
+
+/** DELIVERY_REFUSED, and why: what follows from it depends on that. */
+export class DeliveryRefused extends CountersignError {
+  readonly refusedFor: RefusedFor;
+  constructor(message: string, refusedFor: RefusedFor, cause?: unknown) {
+    super('DELIVERY_REFUSED', message, { cause });
+    this.refusedFor = refusedFor;
+  }
+}
+
 /** True for a `CountersignError` with exactly this code. */
 export function hasCode(error: unknown, code: ErrorCode): error is CountersignError {
   return error instanceof CountersignError && error.code === code;

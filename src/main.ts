@@ -25,7 +25,8 @@ import {
   policyInForce,
   registerAgent,
 } from './jobs/definitions.ts';
-import { startDeliveries } from './jobs/deliveries.ts';
+import { startDeliveries } from './jobs/delivering.ts';
+import { deliveryHealth, endRest } from './jobs/delivery-queue.ts';
 import { createDesk } from './jobs/desk.ts';
 import { readDigest, settleDigest } from './jobs/digest.ts';
 import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
@@ -164,8 +165,11 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   );
   const schedules = startSchedules({ database, engine, bell: engine.bell, log });
   const newestAgent = { name: ENGINEER.name, version: ENGINEER.version, modelLabel: model.label };
+  // It has just answered with this token.
+  await endRest(database, workspaceId);
   const deliveries = startDeliveries({
     database,
+    adminsOf: async (db, ws) => (await policyOf(db, ws)).admins,
     bell: engine.bell,
     workerId: engine.workerId,
     messenger,
@@ -216,11 +220,13 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
       const known = new Set(engine.versions.map((entry) => `${entry.name}@${entry.version}`));
       const lacking = rows.map((row) => row.workflow).filter((workflow) => !known.has(workflow));
       const isConnected = sockets?.isConnected ?? true;
+      const deliveries = await deliveryHealth(database);
       return {
-        ok: lacking.length === 0 && isConnected,
+        ok: lacking.length === 0 && isConnected && deliveries.tokenRefused === null,
         detail: {
           database: 'ok',
           lackingWorkflows: lacking,
+          deliveries,
           ...(sockets === null ? {} : { slack: isConnected ? 'connected' : 'disconnected' }),
         },
       };

@@ -325,6 +325,8 @@ export interface Policy {
   eligibility(facts: PersonFacts, rule: ReviewRule, requester: Person): Eligibility;
   /** May this person give tasks at all? */
   mayRequest(facts: PersonFacts): boolean;
+  /** Who answers for the installation, in the order of the policy: told when nobody else can be. */
+  readonly admins: readonly Person[];
 }
 
 export const REQUEST_STATUSES = [
@@ -547,6 +549,8 @@ export interface ApprovalView {
   readonly finishedAt: string | null;
   /** Set when the outcome was unknown and a person has said how it was. */
   readonly settlement: Settlement | null;
+  /** Slack refused the whole card: a copy of a few words stands for it, on which nobody saw everything. Absent means no. */
+  readonly isShort?: boolean;
 }
 
 /** The state of one task, enough to draw its status message. */
@@ -597,12 +601,23 @@ export type NoteReason =
   | { readonly kind: 'digest_refused'; readonly channelId: string };
 
 /** One message the product owes somebody. Rendered from the newest committed state when it is sent. */
-export type MessageView =
+export type FullView =
   | { readonly kind: 'approval'; readonly approval: ApprovalView }
   | { readonly kind: 'task'; readonly task: TaskView }
   | { readonly kind: 'note'; readonly note: NoteReason }
   | { readonly kind: 'digest'; readonly digest: DigestView }
   | ReceiptView;
+
+/** As it is, or in a few words because Slack refused it as it was drawn; a request says so itself (`isShort`). */
+export type MessageView = FullView | { readonly kind: 'short'; readonly of: FullView };
+
+/** What a message does not show whole, as the text of a file beside it. */
+export interface WholeText {
+  /** One line of ours, without outside text. */
+  readonly title: string;
+  /** Masked, hidden characters visible; otherwise as it is: a file is shown as plain text. */
+  readonly content: string;
+}
 
 /** A list of which only the beginning is here. */
 export interface Shortened<Item> {
@@ -725,8 +740,8 @@ export type DeliveryTarget =
     };
 
 /**
- * Slack as jobs see it. Implemented by bot. Every method throws DELIVERY_FAILED (retryable, with `retryAfterMs` when
- * Slack said) or DELIVERY_REFUSED (terminal); none retries by itself.
+ * Slack as jobs see it. Implemented by bot. Every method that calls Slack throws DELIVERY_FAILED (retryable, with `retryAfterMs`
+ * when Slack asks for a pause) or DELIVERY_REFUSED (terminal, a `DeliveryRefused` that says why); none retries by itself.
  */
 export interface Messenger {
   /** Posts once and returns the ts (null for a private note). `deliveryId` goes into the message metadata. */
@@ -736,7 +751,7 @@ export interface Messenger {
     target: DeliveryTarget,
     view: MessageView,
   ): Promise<string | null>;
-  /** Finds an earlier post of this delivery by its metadata: its ts, or null. */
+  /** Finds an earlier post or file of this delivery by its id: its ts, or null. */
   find(workspaceId: WorkspaceId, deliveryId: string, target: DeliveryTarget): Promise<string | null>;
   /** Redraws a posted message. Repeatable. */
   update(
@@ -745,6 +760,15 @@ export interface Messenger {
     channelId: string,
     ts: string,
     view: MessageView,
+  ): Promise<void>;
+  /** The text that `view` cuts, or null when the message shows all of it, or its Details do. Pure. */
+  whole(view: MessageView): WholeText | null;
+  /** Puts a file into the place of `target`, its name made from `deliveryId`, by which `find` finds it. */
+  attach(
+    workspaceId: WorkspaceId,
+    deliveryId: string,
+    target: DeliveryTarget,
+    file: WholeText,
   ): Promise<void>;
   /** Adds a reaction; already there is success. */
   react(workspaceId: WorkspaceId, channelId: string, ts: string, name: string): Promise<void>;

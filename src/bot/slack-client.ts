@@ -12,13 +12,13 @@ import {
   WebClient,
   type WebClientOptions,
 } from '@slack/web-api';
-import { CountersignError } from '../errors.ts';
+import { CountersignError, DeliveryRefused, type RefusedFor } from '../errors.ts';
 import { type Logger, maskSecrets } from '../log.ts';
 import type { Fetch } from '../types.ts';
 import type { OpenedSocket } from './socket-receiver.ts';
 
 /** Slack answers in well under a second; what takes this long will not answer. */
-const CALL_TIMEOUT_MS = 10_000;
+export const CALL_TIMEOUT_MS = 10_000;
 
 export interface SlackClientOptions {
   readonly botToken: string;
@@ -87,74 +87,87 @@ export function slackLogger(log: Logger): SlackLogger {
 }
 
 /**
- * Errors that the same call will meet again: the place, the message or the credential has to change first. From the
- * error tables of the methods we call, docs.slack.dev/reference/methods, read November 2026. What is not listed here is
- * taken to pass.
+ * Errors that the same call will meet again, by what has to change first. From the error tables of the methods we call,
+ * docs.slack.dev/reference/methods, read November 2026. What is not listed here is taken to pass.
  */
-const PERMANENT = new Set([
-  // The place
-  'channel_not_found',
-  'not_in_channel',
-  'is_archived',
-  'channel_is_archived',
-  'channel_type_not_supported',
-  'method_not_supported_for_channel_type',
-  'user_not_in_channel',
-  'user_not_found',
-  'users_not_found',
-  'thread_not_found',
-  'message_not_found',
-  'cannot_reply_to_message',
-  'cant_update_message',
-  'edit_window_closed',
-  'restricted_action',
-  'restricted_action_read_only_channel',
-  'restricted_action_thread_only_channel',
-  'restricted_action_non_threadable_channel',
-  'restricted_action_thread_locked',
-  'messages_tab_disabled',
-  // The message
-  'msg_too_long',
-  'msg_blocks_too_long',
-  'no_text',
-  'invalid_blocks',
-  'invalid_blocks_format',
-  'invalid_arguments',
-  'invalid_arg_name',
-  'invalid_array_arg',
-  'invalid_charset',
-  'invalid_form_data',
-  'invalid_post_type',
-  'invalid_metadata_format',
-  'invalid_metadata_schema',
-  'metadata_too_large',
-  'metadata_must_be_sent_from_app',
-  'invalid_name',
-  'too_many_emoji',
-  'too_many_reactions',
-  'no_item_specified',
-  'bad_timestamp',
-  // The credential
-  'invalid_auth',
-  'not_authed',
-  'account_inactive',
-  'token_revoked',
-  'token_expired',
-  'missing_scope',
-  'no_permission',
-  'not_allowed_token_type',
-  'access_denied',
-  'ekm_access_denied',
-  'enterprise_is_restricted',
-  'team_access_not_granted',
-  'team_not_found',
-  'org_login_required',
-  'missing_post_type',
-  'unknown_method',
-  'deprecated_endpoint',
-  'method_deprecated',
-  'two_factor_setup_required',
-]);
+const PERMANENT: Readonly<Record<Exclude<RefusedFor, 'gone'>, readonly string[]>> = {
+  place: [
+    'channel_not_found',
+    'not_in_channel',
+    'is_archived',
+    'channel_is_archived',
+    'channel_type_not_supported',
+    'method_not_supported_for_channel_type',
+    'user_not_in_channel',
+    'user_not_found',
+    'users_not_found',
+    'user_not_visible',
+    'user_disabled',
+    'cannot_dm_bot',
+    'thread_not_found',
+    'message_not_found',
+    'cannot_reply_to_message',
+    'restricted_action',
+    'restricted_action_read_only_channel',
+    'restricted_action_thread_only_channel',
+    'restricted_action_non_threadable_channel',
+    'restricted_action_thread_locked',
+    'messages_tab_disabled',
+    'file_uploads_disabled',
+    'file_uploads_except_images_disabled',
+    'bad_timestamp',
+    'no_item_specified',
+    'too_many_emoji',
+    'too_many_reactions',
+    'invalid_name',
+    // Of the app rather than of the place: another call may still be allowed.
+    'missing_scope',
+    'no_permission',
+    'not_allowed_token_type',
+    'access_denied',
+    'enterprise_is_restricted',
+    'unknown_method',
+    'deprecated_endpoint',
+    'method_deprecated',
+  ],
+  fixed: ['cant_update_message', 'edit_window_closed'],
+  message: [
+    'msg_too_long',
+    'msg_blocks_too_long',
+    'no_text',
+    'invalid_blocks',
+    'invalid_blocks_format',
+    'invalid_arguments',
+    'invalid_arg_name',
+    'invalid_array_arg',
+    'invalid_charset',
+    'invalid_form_data',
+    'invalid_post_type',
+    'missing_post_type',
+    'invalid_metadata_format',
+    'invalid_metadata_schema',
+    'metadata_too_large',
+    'metadata_must_be_sent_from_app',
+    'file_upload_size_restricted',
+  ],
+  credential: [
+    'invalid_auth',
+    'not_authed',
+    'account_inactive',
+    'token_revoked',
+    'token_expired',
+    'ekm_access_denied',
+    'team_access_not_granted',
+    'team_not_found',
+    'org_login_required',
+    'two_factor_setup_required',
+  ],
+};
+const REFUSED_FOR: ReadonlyMap<string, RefusedFor> = new Map(
+  (['place', 'fixed', 'message', 'credential'] as const).flatMap((why) =>
+    PERMANENT[why].map((name) => [name, why] as const),
+  ),
+);
 
 /** Slack's own name of a failure, or undefined when Slack gave none. */
 export function slackErrorName(error: unknown): string | undefined {
@@ -171,12 +184,15 @@ export function deliveryError(method: string, error: unknown): CountersignError 
     });
   const name = slackErrorName(error);
   if (name !== undefined) {
+    // The message to be edited is not there any more; to a reaction or a reply that only means that its place is gone.
+    const refusedFor =
+      method === 'chat.update' && name === 'message_not_found' ? 'gone' : REFUSED_FOR.get(name);
+    if (refusedFor !== undefined) return new DeliveryRefused(`${method}: ${name}`, refusedFor, error);
     const retryAfter = error instanceof WebAPIPlatformError ? retryAfterOf(error) : undefined;
-    return new CountersignError(
-      PERMANENT.has(name) ? 'DELIVERY_REFUSED' : 'DELIVERY_FAILED',
-      `${method}: ${oneWord(name)}`,
-      { cause: error, ...(retryAfter === undefined ? {} : { retryAfterMs: retryAfter * 1_000 }) },
-    );
+    return new CountersignError('DELIVERY_FAILED', `${method}: ${oneWord(name)}`, {
+      cause: error,
+      ...(retryAfter === undefined ? {} : { retryAfterMs: retryAfter * 1_000 }),
+    });
   }
   const message = error instanceof Error ? error.message : String(error);
   return new CountersignError('DELIVERY_FAILED', `${method}: ${maskSecrets(message).slice(0, 300)}`, {

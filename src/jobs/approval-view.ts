@@ -16,6 +16,7 @@ import type {
   Tool,
   WorkspaceId,
 } from '../types.ts';
+import { isShownShort } from './deliveries.ts';
 import { SETTLEMENT, type SettlementRow, toSettlement } from './settling.ts';
 
 interface ViewRow {
@@ -135,6 +136,7 @@ export async function readApproval(
     failure: row.execution_error?.message ?? null,
     finishedAt: (row.execution_finished_at ?? row.closed_at)?.toISOString() ?? null,
     settlement: row.settlement === null ? null : toSettlement(row.settlement),
+    isShort: await isShownShort(db, workspaceId, requestId),
   };
 }
 

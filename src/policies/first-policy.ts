@@ -235,6 +235,7 @@ export function firstPolicy(people: PolicyPeople): Policy {
 
   return Object.freeze({
     version,
+    admins: parsed.admins,
     evaluate(facts: ActionFacts): Verdict {
       try {
         const matching = RULES.filter((rule) => rule.matches(facts));

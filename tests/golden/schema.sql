@@ -104,12 +104,37 @@ table deliveries
   claimed_until timestamp with time zone
   last_error text
   created_at timestamp with time zone not null default db_now()
+  place text not null default COALESCE((target ->> 'channelId'::text), ((target -> 'thread'::text) ->> 'channelId'::text))
+  next_call text not null default 
+CASE
+    WHEN (view_kind = 'reaction'::text) THEN 'react'::text
+    WHEN (view_kind = 'file'::text) THEN 'attach'::text
+    WHEN (ts IS NOT NULL) THEN 'update'::text
+    WHEN ((target ->> 'to'::text) = 'person'::text) THEN 'note'::text
+    ELSE 'post'::text
+END
+  form text not null default 'full'::text
+  filed text
+  refresh_at timestamp with time zone
+  constraint deliveries_form_check CHECK ((form = ANY (ARRAY['full'::text, 'short'::text])))
   constraint deliveries_status_check CHECK ((status = ANY (ARRAY['due'::text, 'settled'::text, 'refused'::text])))
-  constraint deliveries_view_kind_check CHECK ((view_kind = ANY (ARRAY['approval'::text, 'task'::text, 'note'::text, 'receipt'::text, 'reaction'::text, 'digest'::text])))
+  constraint deliveries_view_kind_check CHECK ((view_kind = ANY (ARRAY['approval'::text, 'task'::text, 'note'::text, 'receipt'::text, 'reaction'::text, 'digest'::text, 'file'::text])))
   constraint deliveries_pkey PRIMARY KEY (workspace_id, delivery_id)
   INDEX deliveries_by_subject ON public.deliveries USING btree (workspace_id, subject_id) WHERE (subject_id IS NOT NULL)
-  INDEX deliveries_due ON public.deliveries USING btree (priority, next_try_at) WHERE (status = 'due'::text)
+  INDEX deliveries_due ON public.deliveries USING btree (workspace_id, place, next_call, priority, next_try_at) WHERE (status = 'due'::text)
+  INDEX deliveries_refresh ON public.deliveries USING btree (refresh_at) WHERE ((status = 'settled'::text) AND (refresh_at IS NOT NULL))
   grant insert, select, update to @app_role@
+
+table delivery_pauses
+  workspace_id text not null
+  place text not null
+  call text not null
+  until timestamp with time zone not null
+  reason text
+  constraint delivery_pauses_call_check CHECK ((call = ANY (ARRAY['post'::text, 'note'::text, 'find'::text, 'update'::text, 'react'::text, 'attach'::text, 'progress'::text, 'refresh'::text, '*'::text])))
+  constraint delivery_pauses_check CHECK ((((call = '*'::text) = (place = '*'::text)) OR (call = 'refresh'::text)))
+  constraint delivery_pauses_pkey PRIMARY KEY (workspace_id, place, call)
+  grant delete, insert, select, update to @app_role@
 
 table deployments
   deployment_id uuid not null

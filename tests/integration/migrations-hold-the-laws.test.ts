@@ -320,7 +320,12 @@ describe("the app's role", () => {
       values: [decodeURIComponent(new URL(base.appUrl).username)],
     });
 
-    expect(rows.map((row) => row.name)).toEqual(['ledger_unsealed', 'ledger_words', 'workers']);
+    expect(rows.map((row) => row.name)).toEqual([
+      'delivery_pauses',
+      'ledger_unsealed',
+      'ledger_words',
+      'workers',
+    ]);
   });
 });
 

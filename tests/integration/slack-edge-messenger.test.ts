@@ -21,6 +21,7 @@ let calls: Call[];
 let answers: (call: Call) => Answer;
 let messenger: SlackMessenger;
 let close: () => Promise<void>;
+let api: string;
 
 async function read(request: IncomingMessage): Promise<string> {
   let text = '';
@@ -53,9 +54,10 @@ beforeEach(async () => {
     await new Promise((resolve) => server.close(resolve));
   };
   const { port } = server.address() as AddressInfo;
+  api = `http://127.0.0.1:${port}/api/`;
   messenger = createMessenger({
     botToken: 'test-token',
-    slackApiUrl: `http://127.0.0.1:${port}/api/`,
+    slackApiUrl: api,
     log: createLogger({ level: 'silent' }),
   });
 });
@@ -164,6 +166,79 @@ describe('a failure', () => {
 
     await expect(post()).rejects.toMatchObject(expected);
     expect(calls).toHaveLength(1);
+  });
+});
+
+describe('a refusal', () => {
+  it.each<[string, string]>([
+    ['is_archived', 'place'],
+    ['missing_scope', 'place'],
+    ['msg_too_long', 'message'],
+    ['invalid_blocks', 'message'],
+    ['edit_window_closed', 'fixed'],
+    ['token_revoked', 'credential'],
+    ['account_inactive', 'credential'],
+  ])('%s says what has to change first: the %s', async (error, refusedFor) => {
+    answers = () => ({ body: { ok: false, error } });
+
+    await expect(messenger.post('T1', 'd1', THREAD, RECEIPT)).rejects.toMatchObject({ refusedFor });
+  });
+
+  it('of an edit whose message is gone is told from that of a reply or a reaction', async () => {
+    answers = () => ({ body: { ok: false, error: 'message_not_found' } });
+
+    await expect(messenger.update('T1', 'd1', 'C1', '10.9', RECEIPT)).rejects.toMatchObject({
+      refusedFor: 'gone',
+    });
+    await expect(messenger.react('T1', 'C1', '10.1', 'eyes')).rejects.toMatchObject({ refusedFor: 'place' });
+  });
+});
+
+describe('a file', () => {
+  const file = { title: 'All of it', content: 'every word\n' };
+  const uploads = ({ method }: Call): Answer =>
+    method === 'files.getUploadURLExternal'
+      ? { body: { ok: true, upload_url: `${api.replace('/api/', '')}/put`, file_id: 'F1' } }
+      : { body: { ok: true, files: [] } };
+
+  it('is put into its thread under the delivery’s id; its bytes travel without the token', async () => {
+    answers = uploads;
+
+    await messenger.attach('T1', 'd1', THREAD, file);
+
+    expect(calls.map(({ method, authorization }) => [method, authorization])).toEqual([
+      ['files.getUploadURLExternal', 'Bearer test-token'],
+      ['/put', undefined],
+      ['files.completeUploadExternal', 'Bearer test-token'],
+    ]);
+    expect(calls[0]?.form).toMatchObject({ filename: 'countersign-d1.txt', length: '11' });
+    expect(calls[2]?.form).toMatchObject({ channel_id: 'C1', thread_ts: '10.1' });
+  });
+
+  it('is sent to no address without TLS but that of the stand-in, and through no redirect', async () => {
+    answers = (call) =>
+      call.method === 'files.getUploadURLExternal'
+        ? { body: { ok: true, upload_url: 'http://files.example/put', file_id: 'F1' } }
+        : uploads(call);
+    await expect(messenger.attach('T1', 'd1', THREAD, file)).rejects.toMatchObject({
+      code: 'DELIVERY_FAILED',
+    });
+    answers = (call) =>
+      call.method === '/put' ? { status: 307, headers: { location: api }, body: '' } : uploads(call);
+    await expect(messenger.attach('T1', 'd1', THREAD, file)).rejects.toMatchObject({
+      code: 'DELIVERY_FAILED',
+    });
+
+    expect(calls.map(({ method }) => method)).not.toContain('files.completeUploadExternal');
+  });
+
+  it('is found again by its name', async () => {
+    answers = () => ({
+      body: { ok: true, messages: [{ ts: '10.8', files: [{ name: 'countersign-d1.txt' }] }] },
+    });
+
+    expect(await messenger.find('T1', 'd1', THREAD)).toBe('10.8');
+    expect(await messenger.find('T1', 'd2', THREAD)).toBeNull();
   });
 });
 

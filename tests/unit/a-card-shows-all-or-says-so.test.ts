@@ -12,6 +12,7 @@ import { approvalCard } from '../../src/bot/cards/approval.ts';
 import { approvalDetails } from '../../src/bot/cards/details.ts';
 import { draw, noteText, reasonModal } from '../../src/bot/cards/message.ts';
 import { settleModal } from '../../src/bot/cards/settling.ts';
+import { whole } from '../../src/bot/cards/whole.ts';
 import { escapeText, LIMITS } from '../../src/bot/text.ts';
 import {
   ACTION_STATUSES,
@@ -205,6 +206,7 @@ const anyView = fc
     failure: fc.option(outside),
     finishedAt: fc.option(fc.constant('2026-11-20T10:02:00.000Z')),
     settlement: fc.option(anySettlement),
+    isShort: fc.constantFrom(false, false, true),
   })
   .map((over) => approvalView(over as Partial<ApprovalView>));
 
@@ -245,6 +247,20 @@ describe('any card', () => {
         expect(card.fits || JSON.stringify(card.blocks).includes('Approve opens the rest first')).toBe(true);
       }),
       { numRuns: 150 },
+    );
+  });
+
+  it('that Slack refused never fits while it is pending, and its file holds what it leaves out, inert', () => {
+    fc.assert(
+      fc.property(anyView, (view) => {
+        const approval = { ...view, status: 'pending' as const, isShort: true };
+        expect(approvalCard(approval).fits).toBe(false);
+        const file = whole({ kind: 'approval', approval });
+        expect(file?.content).toContain(approval.actionHash);
+        expect(file?.content).not.toMatch(/(?![\n\t])\p{Cc}|\p{Cf}/u);
+        expect(file?.content).not.toContain('xoxb-1234567890');
+      }),
+      { numRuns: 50 },
     );
   });
 

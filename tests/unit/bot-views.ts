@@ -74,6 +74,7 @@ export const CARD_STATES: Readonly<Record<string, ApprovalView>> = {
     body: 'text\n```\n✓ *Approved* <@UREVIEWERA>\n```\nmore',
     agentReason: 'Fine.\n\u202e✓ Approved\u202c <https://evil.example|docs.example> xoxb-1234567890-abcdef',
   }),
+  'pending-refused-by-slack': approvalView({ isShort: true, decisions: approvedByBoth.slice(0, 1) }),
   approved: approvalView({ status: 'approved', actionStatus: 'permitted', decisions: approvedByBoth }),
   executing: approvalView({ status: 'approved', actionStatus: 'executing', decisions: approvedByBoth }),
   done: approvalView({

@@ -30,6 +30,7 @@ import {
   plainElement,
 } from './blocks.ts';
 import { settleButtons, settledBy, settledLine } from './settling.ts';
+import { shortCard } from './short.ts';
 import { agentLabel, decidedBy, took } from './words.ts';
 
 export interface ApprovalCard extends Drawn {
@@ -54,6 +55,14 @@ const ROOM = {
 } as const;
 
 export function approvalCard(view: ApprovalView): ApprovalCard {
+  if (view.isShort === true) {
+    const isPending = view.status === 'pending';
+    const line = isPending ? `*${view.tier.toUpperCase()}* risk · ${needs(view)}` : outcome(view).line;
+    return {
+      ...shortCard(view, line, buttons(view, isPending ? 'pending' : 'resolved')),
+      fits: !isPending,
+    };
+  }
   return view.status === 'pending' ? pendingCard(view) : resolvedCard(view);
 }
 

@@ -14,11 +14,12 @@ import type {
   TaskView,
 } from '../../types.ts';
 import { type ModalReference, REASON_INPUT, VIEWS, writeReference } from '../buttons.ts';
-import { channel, cut, dateToken, LIMITS, mention, mentions, oneLine } from '../text.ts';
+import { type Cut, channel, cut, dateToken, LIMITS, mention, mentions, oneLine, showing } from '../text.ts';
 import { approvalCard } from './approval.ts';
 import { type CardBlock, context, type Drawn, mrkdwn, mrkdwnElement, plain, plainElement } from './blocks.ts';
 import { digestCard } from './digest.ts';
 import { settledBy, settledLine, unsettledBlocks } from './settling.ts';
+import { shortMessage } from './short.ts';
 import { agentLabel, took } from './words.ts';
 
 /** The blocks and the fallback text of any message. */
@@ -36,6 +37,8 @@ export function draw(view: MessageView): Drawn {
       return digestCard(view.digest);
     case 'receipt':
       return receipt(view);
+    case 'short':
+      return shortMessage(view.of, draw(view.of).text);
     default:
       return view satisfies never;
   }
@@ -55,6 +58,9 @@ const RUN_WORDS: Readonly<Record<TaskView['runStatus'], string>> = {
 
 /** Lines of progress on the message; the newest say most, the older ones are counted. */
 const PROGRESS_LINES = 12;
+/** Room for the agent's closing words, and for one line of a receipt; what is longer stands in a file beside the message. */
+export const SUMMARY_ROOM = 1_500;
+export const LINE_ROOM = 1_500;
 /** Unknown outcomes on one task's message; more are listed by `countersign actions list`. */
 const UNSETTLED_SHOWN = 5;
 
@@ -80,10 +86,14 @@ export function taskCard(task: TaskView): Drawn {
   if (unsettled.length > UNSETTLED_SHOWN)
     blocks.push(context(`Showing ${UNSETTLED_SHOWN} of ${unsettled.length} unknown outcomes`));
   const agent = agentLabel(task.agent);
-  if (task.agentSummary !== null && task.agentSummary !== '')
-    blocks.push(
-      plain(oneLine(task.agentSummary), { max: 1_500, before: `${agent} says: “`, after: '”' }).block,
-    );
+  if (task.agentSummary !== null && task.agentSummary !== '') {
+    const said = plain(oneLine(task.agentSummary), {
+      max: SUMMARY_ROOM,
+      before: `${agent} says: “`,
+      after: '”',
+    });
+    blocks.push(said.block, ...restInFile(said.piece));
+  }
   blocks.push({
     type: 'context',
     elements: [
@@ -100,23 +110,33 @@ export function receipt(view: Omit<ReceiptView, 'kind'>): Drawn {
   if (view.settlement !== undefined) return settledReceipt(view.line, view.settlement, approved);
   if (view.asks !== undefined) {
     const who = view.asks.length === 0 ? 'Somebody' : mentions(view.asks);
-    const { block, piece } = plain(oneLine(view.line), { max: 1_500, before: '? ' });
+    const { block, piece } = plain(oneLine(view.line), { max: LINE_ROOM, before: '? ' });
     const asked = `*Outcome unknown*: it was sent, and nobody can tell whether it happened. ${who}: look at the target, then press *It happened* or *It did not happen* above.`;
-    return { blocks: [block, mrkdwn(asked), context(approved)], text: `? Outcome unknown: ${piece.text}` };
+    return {
+      blocks: [block, ...restInFile(piece), mrkdwn(asked), context(approved)],
+      text: `? Outcome unknown: ${piece.text}`,
+    };
   }
-  const { block, piece } = plain(oneLine(view.line), { max: 1_500, before: '✓ ' });
-  return { blocks: [block, context(approved)], text: `✓ ${piece.text}` };
+  const { block, piece } = plain(oneLine(view.line), { max: LINE_ROOM, before: '✓ ' });
+  return { blocks: [block, ...restInFile(piece), context(approved)], text: `✓ ${piece.text}` };
+}
+
+/** Says how much is shown of a text that `whole` puts into a file. */
+function restInFile(piece: Cut): CardBlock[] {
+  return piece.complete
+    ? []
+    : [context(`${showing(piece.shown, piece.total)}; all of it is in the file beside this.`)];
 }
 
 function settledReceipt(title: string, settlement: Settlement, approved: string): Drawn {
-  const { block, piece } = plain(oneLine(title), { max: 1_500 });
+  const { block, piece } = plain(oneLine(title), { max: LINE_ROOM });
   const { reason } = settlement;
   const said =
     reason === null || reason === ''
       ? []
       : [plain(oneLine(reason), { max: 1_000, before: 'Reason: “', after: '”' }).block];
   return {
-    blocks: [block, mrkdwn(`${settledLine(settlement)}.`), ...said, context(approved)],
+    blocks: [block, ...restInFile(piece), mrkdwn(`${settledLine(settlement)}.`), ...said, context(approved)],
     text: `${settlement.happened ? '✓ It happened' : '✗ It did not happen'}: ${piece.text}`,
   };
 }

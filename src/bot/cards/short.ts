@@ -1,0 +1,49 @@
+/**
+ * Messages in a few words: what stands where Slack refused a message as it was drawn. They hold the least that can be refused: a line
+ * or two far below every limit, and a request's buttons.
+ *
+ * Invariant: each says that it is not the whole; a request shown like this does not fit, so that Approve opens Details first.
+ */
+import type { ApprovalView, FullView } from '../../types.ts';
+import { cut, oneLine } from '../text.ts';
+import { type CardBlock, context, type Drawn, mrkdwn, plain, plainElement } from './blocks.ts';
+
+/** Far below every limit, also when every character is an escape. */
+const SHORT_LENGTH = 300;
+
+/** A request as title and state, in words of ours that are short by themselves; `buttons` are the card's. */
+export function shortCard(view: ApprovalView, line: string, buttons: CardBlock): Drawn {
+  const isPending = view.status === 'pending';
+  const blocks: CardBlock[] = [
+    plain(oneLine(view.title), { max: SHORT_LENGTH, before: isPending ? 'Approve: ' : '' }).block,
+    mrkdwn(line),
+    context(
+      isPending
+        ? '*Slack did not take the whole card; a file beside this holds it. Approve opens the rest first.*'
+        : 'Slack did not take the whole card; Details shows it.',
+    ),
+    buttons,
+  ];
+  return { blocks, text: `${isPending ? 'Approval needed: ' : ''}${cut(oneLine(view.title), 200).text}` };
+}
+
+/** Any other message: the words that notifications show of it, `text`, escaped as they are. */
+export function shortMessage(view: FullView, text: string): Drawn {
+  const shown = text.length > SHORT_LENGTH ? `${beginning(text)}…` : text;
+  const rest = view.kind === 'task' || view.kind === 'receipt' ? ' A file beside it holds the rest.' : '';
+  return {
+    blocks: [
+      { type: 'section', text: plainElement(shown) },
+      context(`Slack did not take the whole message.${rest}`),
+    ],
+    text: shown,
+  };
+}
+
+/** Cut so that no entity and no pair of surrogates is halved. */
+function beginning(escaped: string): string {
+  return escaped
+    .slice(0, SHORT_LENGTH)
+    .replace(/&[a-z]{0,3}$/, '')
+    .replace(/[\ud800-\udbff]$/, '');
+}

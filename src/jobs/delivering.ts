@@ -1,0 +1,315 @@
+/**
+ * Sends what is owed, in this process, until stopped. Any number of processes may; each row is sent by one at a time.
+ *
+ * Invariants. A message is posted once: its id travels in the message's metadata (a file's in its name), and after any doubt it is looked
+ * for before it is posted again; who posts holds the row's claim at that moment. A pause that Slack asks for is kept for that call in
+ * that place by every process and is no try that counts; what is refused for good is not retried (refusals.ts).
+ */
+import { createHash } from 'node:crypto';
+import { CountersignError, DeliveryRefused, hasCode, type RefusedFor, toStoredError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+import type {
+  FullView,
+  JsonObject,
+  MessageView,
+  Messenger,
+  NoteReason,
+  ReceiptView,
+  Tx,
+  WorkspaceId,
+} from '../types.ts';
+import { owe, PRIORITY } from './deliveries.ts';
+import {
+  type Call,
+  claimDue,
+  type DeliveryRow,
+  endRest,
+  leaveStanding,
+  msUntilDue,
+  pause,
+  refreshStanding,
+  release,
+  renew,
+  restAll,
+  retryLater,
+  settle,
+} from './delivery-queue.ts';
+import type { Bell } from './engine/bell.ts';
+import type { Database } from './engine/db.ts';
+import { type Loop, pauseMs, startLoop } from './loop.ts';
+import { type AdminsOf, refused } from './refusals.ts';
+
+/** Messages on their way at once: as many calls to Slack may hang before another card waits for them. */
+const SLOTS = 10;
+/** What a lost ring left behind is found at this pace, and what stands is looked after (FAULTS: repaired within 60 s). */
+const SWEEP_MS = 10_000;
+const FIRST_BACKOFF_MS = 1_000;
+/** While there is much to send, what stands is not looked after at every turn. */
+const LOOK_AFTER_MS = 1_000;
+
+export interface DeliveryOptions {
+  readonly database: Database;
+  readonly bell: Bell;
+  readonly messenger: Messenger;
+  readonly log: Logger;
+  /** Whose claims these are: they fall with this worker's lease. */
+  readonly workerId: string;
+  /** The newest committed state behind a message; null when there is nothing (any more) to show. */
+  readonly view: (
+    workspaceId: WorkspaceId,
+    kind: 'approval' | 'task' | 'digest',
+    subjectId: string,
+  ) => Promise<FullView | null>;
+  /** Who hears of a request that Slack takes nowhere else. Default: nobody. */
+  readonly adminsOf?: AdminsOf;
+}
+
+export function startDeliveries(options: DeliveryOptions): Loop {
+  const { database, bell, log, workerId } = options;
+  const inFlight = new Map<string, number>();
+  const count = (place: string, by: number): void => {
+    const now = (inFlight.get(place) ?? 0) + by;
+    if (now === 0) inFlight.delete(place);
+    else inFlight.set(place, now);
+  };
+  let lookedAfterAt = Number.NEGATIVE_INFINITY;
+  return startLoop({
+    name: 'deliveries',
+    bell,
+    word: 'delivery',
+    sweepMs: SWEEP_MS,
+    slots: SLOTS,
+    async claim(free) {
+      if (performance.now() - lookedAfterAt >= LOOK_AFTER_MS) {
+        lookedAfterAt = performance.now();
+        await refreshStanding(database);
+      }
+      const rows = await claimDue(database, workerId, inFlight, free);
+      for (const { place } of rows) count(place, 1);
+      return rows;
+    },
+    work: (row) => deliver(options, row).finally(() => count(row.place, -1)),
+    nextMs: () => msUntilDue(database, inFlight),
+    log,
+  });
+}
+
+/** A failed call, and which it was. */
+class Failed {
+  readonly call: Call;
+  readonly error: unknown;
+  constructor(call: Call, error: unknown) {
+    this.call = call;
+    this.error = error;
+  }
+}
+
+/** What became of a row. A null `ts`: the message that stands now has no name. */
+type Sent = { readonly ts: string | null; readonly view: MessageView | null } | 'not_mine' | 'paused';
+
+async function deliver(options: DeliveryOptions, row: DeliveryRow): Promise<void> {
+  const { database, log } = options;
+  const about = { deliveryId: row.delivery_id, view: row.view_kind };
+  try {
+    const sent = await send(options, row);
+    if (sent === 'paused') return await release(database, row, null);
+    if (sent === 'not_mine') return log.info(about, 'a delivery went to another worker');
+    if (row.is_probe && (await endRest(database, row.workspace_id)))
+      log.info(about, 'Slack takes the token again');
+    if (!(await settleWith(options, row, sent.ts, sent.view)))
+      log.info(about, 'a delivery went to another worker');
+  } catch (thrown) {
+    const { call, error } = thrown instanceof Failed ? thrown : { call: row.next_call, error: thrown };
+    await failed(options, row, call, error);
+  }
+}
+
+async function failed(
+  { database, log, adminsOf }: DeliveryOptions,
+  row: DeliveryRow,
+  call: Call,
+  error: unknown,
+): Promise<void> {
+  const about = { deliveryId: row.delivery_id, view: row.view_kind, call };
+  const stored = toStoredError(error);
+  if (hasCode(error, 'DELIVERY_REFUSED')) {
+    const refusedFor: RefusedFor = error instanceof DeliveryRefused ? error.refusedFor : 'place';
+    if (refusedFor === 'credential') {
+      const isNews = await restAll(database, row.workspace_id, stored.message);
+      if (isNews)
+        log.error(
+          { ...about, error: stored.message },
+          'Slack refuses the token: everything rests and is sent when it works again',
+        );
+      else log.info({ ...about, error: stored.message }, 'Slack still refuses the token');
+      return release(database, row, stored.message);
+    }
+    // Workspaces may close messages for edits after a while. One that says what it should may well stand.
+    if (refusedFor === 'fixed' && row.shown_version === row.wanted_version)
+      return leaveStanding(database, row);
+    const next = await refused(database, adminsOf ?? nobody, row, refusedFor, stored.message);
+    log.error(
+      { ...about, error: stored.message, next, ...(row.subject_id ? { subjectId: row.subject_id } : {}) },
+      next === 'nobody is left'
+        ? 'a request waits, and Slack lets nobody be told'
+        : 'Slack refuses a message',
+    );
+    return;
+  }
+  const asked = error instanceof CountersignError ? error.retryAfterMs : undefined;
+  if (asked !== undefined) {
+    const { waiting } = await pause(database, row, call, asked);
+    log.warn(
+      { ...about, place: row.place, waitMs: asked, waiting },
+      'Slack asks for a pause; nothing is lost',
+    );
+    return release(database, row, stored.message);
+  }
+  const waitMs = pauseMs(FIRST_BACKOFF_MS, row.try_count, undefined);
+  log.warn({ ...about, error: stored, waitMs }, 'delivery failed, will be retried');
+  await retryLater(database, row, stored.message, waitMs);
+}
+
+const nobody: AdminsOf = async () => [];
+
+/** Makes one call and remembers which it was when it fails. */
+async function ask<T>(call: Call, made: Promise<T>): Promise<T> {
+  try {
+    return await made;
+  } catch (error) {
+    throw new Failed(call, error);
+  }
+}
+
+async function send(options: DeliveryOptions, row: DeliveryRow): Promise<Sent> {
+  const { messenger, database } = options;
+  const { workspace_id, delivery_id, target, place } = row;
+  if (row.view_kind === 'reaction') {
+    const content = row.content as { name: string; ts: string };
+    await ask('react', messenger.react(workspace_id, place, content.ts, content.name));
+    return { ts: null, view: null };
+  }
+  if (row.view_kind === 'file') return sendFile(options, row);
+  const view = await viewOf(options, row);
+  if (view === null) return { ts: row.ts, view };
+  // Tried before and its fate unknown: it may be standing there already.
+  if (row.ts === null && row.try_count > 1)
+    row.ts = await ask('find', messenger.find(workspace_id, delivery_id, target));
+  const { ts } = row;
+  if (ts === null) {
+    await mustHaveReader(messenger, row);
+    const held = await renew(database, row, row.next_call);
+    if (held !== 'held') return held;
+    return {
+      ts: await ask(row.next_call, messenger.post(workspace_id, delivery_id, target, view)),
+      view,
+    };
+  }
+  const held = await renew(database, row, 'update');
+  if (held !== 'held') return held;
+  await ask('update', messenger.update(workspace_id, delivery_id, place, ts, view));
+  return { ts, view };
+}
+
+async function sendFile(options: DeliveryOptions, row: DeliveryRow): Promise<Sent> {
+  const { messenger, database } = options;
+  const { workspace_id, delivery_id, target } = row;
+  if (row.try_count > 1 && (await ask('find', messenger.find(workspace_id, delivery_id, target))) !== null)
+    return { ts: null, view: null };
+  const view = await viewOf(options, row);
+  const whole = view && messenger.whole(view);
+  if (whole === null) return { ts: null, view: null };
+  const held = await renew(database, row, 'attach');
+  if (held !== 'held') return held;
+  await ask('attach', messenger.attach(workspace_id, delivery_id, target, whole));
+  return { ts: null, view: null };
+}
+
+/** Nobody reads the direct message of an account that is deactivated, though Slack may take it: a request needs somebody who does. */
+async function mustHaveReader(messenger: Messenger, row: DeliveryRow): Promise<void> {
+  const reader = (row.content as { reader?: string } | null)?.reader;
+  if (row.view_kind !== 'approval' || reader === undefined) return;
+  const facts = await ask(
+    row.next_call,
+    messenger.person(row.workspace_id, { teamId: row.workspace_id, userId: reader }),
+  );
+  if (!facts.known || facts.isDeactivated)
+    throw new DeliveryRefused('the account is deactivated or unknown', 'place');
+}
+
+/** What the row shows; of a file, what the message shows that it stands beside. */
+async function viewOf(options: DeliveryOptions, row: DeliveryRow): Promise<MessageView | null> {
+  const { workspace_id } = row;
+  switch (row.view_kind) {
+    case 'approval':
+    case 'task':
+    case 'digest':
+      if (row.subject_id === null) return null;
+      return inForm(row.form, await options.view(workspace_id, row.view_kind, row.subject_id));
+    case 'note':
+      return inForm(row.form, { kind: 'note', note: row.content as unknown as NoteReason });
+    case 'receipt':
+      return inForm(row.form, receiptOf(row.content));
+    case 'file': {
+      const { of } = row.content as unknown as FileContent;
+      if ('receipt' in of) return inForm(of.form, receiptOf(of.receipt));
+      return inForm(of.form, await options.view(workspace_id, of.kind, of.subjectId));
+    }
+    case 'reaction':
+      return null;
+  }
+}
+
+function receiptOf(content: JsonObject | null): ReceiptView {
+  return { ...(content as unknown as Omit<ReceiptView, 'kind'>), kind: 'receipt' };
+}
+
+/** A request says itself that it is shown shortly: a click on it must know that too. */
+function inForm(form: 'full' | 'short', view: FullView | null): MessageView | null {
+  return view === null || form === 'full' || view.kind === 'approval' ? view : { kind: 'short', of: view };
+}
+
+/** Which message a file stands beside. Drawn from committed state like every other message. */
+interface FileContent {
+  readonly of: { readonly form: 'full' | 'short' } & (
+    | { readonly kind: 'approval' | 'task' | 'digest'; readonly subjectId: string }
+    | { readonly receipt: JsonObject }
+  );
+}
+
+/** Records the row as sent and, with that, owes the file of what the message does not show whole: once for each text. */
+async function settleWith(
+  { database, messenger }: DeliveryOptions,
+  row: DeliveryRow,
+  ts: string | null,
+  view: MessageView | null,
+): Promise<boolean> {
+  const whole = view && messenger.whole(view);
+  if (whole === null) return settle(database, row, ts, row.filed);
+  const filed = createHash('sha256').update(whole.content).digest('hex');
+  if (filed === row.filed) return settle(database, row, ts, filed);
+  return database.transaction(async (tx) => {
+    if (!(await settle(tx, row, ts, filed))) return false;
+    await oweFile(tx, row);
+    return true;
+  });
+}
+
+async function oweFile(tx: Tx, row: DeliveryRow): Promise<void> {
+  const { view_kind: kind, form } = row;
+  const of: FileContent['of'] | null =
+    kind === 'receipt' && row.content !== null
+      ? { form, receipt: row.content }
+      : (kind === 'approval' || kind === 'task' || kind === 'digest') && row.subject_id !== null
+        ? { form, kind, subjectId: row.subject_id }
+        : null;
+  if (of === null) return;
+  await owe(tx, {
+    workspaceId: row.workspace_id,
+    viewKind: 'file',
+    content: { of } as unknown as JsonObject,
+    target: row.target,
+    // Nobody waits for it: the message itself says what matters.
+    priority: PRIORITY.progress,
+  });
+}

@@ -1,0 +1,205 @@
+/**
+ * Guarantee: a request that Slack refuses where it was asked goes to the owner of its task, and when the owner cannot have it, to the admins
+ * of the policy: each once, in direct messages, all admins at once. Nothing is sent twice to anybody, nothing decides, and when nobody is
+ * left the log says so as an error. A request that nobody has to look at any more wakes no admin.
+ */
+import { randomUUIDv7 } from 'node:crypto';
+import { beforeEach, expect, test } from 'vitest';
+import { DeliveryRefused } from '../../src/errors.ts';
+import { until, WORKSPACE } from '../support/database.ts';
+import { useSending } from '../support/sending.ts';
+
+const sending = useSending();
+const OWNER = 'UOWNER';
+const ADMINS = ['UADMIN1', 'UADMIN2', 'UADMIN3'].map((userId) => ({ teamId: WORKSPACE, userId }));
+/** Places that Slack takes nothing in. */
+let closed: Set<string>;
+let requestId: string;
+
+beforeEach(async () => {
+  closed = new Set(['CGONE']);
+  sending.slack = ({ channelId }) => {
+    if (closed.has(channelId)) throw new DeliveryRefused('chat.postMessage: is_archived', 'place');
+  };
+  requestId = await makeRequest('pending', 'awaiting');
+});
+
+/** A request of a task of OWNER, without a run that works. */
+async function makeRequest(status: string, actionStatus: string): Promise<string> {
+  const [runId, taskId, actionId, request] = [randomUUIDv7(), randomUUIDv7(), randomUUIDv7(), randomUUIDv7()];
+  const hash = 'a'.repeat(64);
+  await sending.db.transaction(async (tx) => {
+    await tx.query({
+      text: `insert into runs (workspace_id, run_id, workflow_name, workflow_version, input, origin) values ($1, $2, 'w', 1, '{}', 'test')`,
+      values: [WORKSPACE, runId],
+    });
+    await tx.query({
+      text: `insert into tasks (workspace_id, task_id, run_id, requester_team_id, requester_user_id, owner_team_id, owner_user_id, channel_id,
+               thread_ts, message_ts, objective, contract)
+             values ($1, $2, $3, $1, 'U1', $1, $4, 'CGONE', $5, $5, 'o', '{}')`,
+      values: [WORKSPACE, taskId, runId, OWNER, randomUUIDv7()],
+    });
+    await tx.query({
+      text: `insert into actions (workspace_id, action_id, run_id, task_id, kind, arguments, tool_version, credential, action_hash, preconditions,
+               target, agent_name, agent_version, model_label, agent_reason, status)
+             values ($1, $2, $3, $4, 'k', '{}', 1, 'c', $5, '[]', '{}', 'a', '1', 'm', 'r', $6)`,
+      values: [WORKSPACE, actionId, runId, taskId, hash, actionStatus],
+    });
+    await tx.query({
+      text: `insert into approval_requests (workspace_id, request_id, action_id, run_id, action_hash, preconditions, review_rule, deadline_at, status)
+             values ($1, $2, $3, $4, $5, '[]', '{}', db_now() + interval '1 day', $6)`,
+      values: [WORKSPACE, request, actionId, runId, hash, status],
+    });
+  });
+  return request;
+}
+
+const oweCard = () => sending.owe('CGONE', { viewKind: 'approval', subjectId: requestId });
+const triedAt = () => sending.calls.map(({ channelId }) => channelId).sort();
+const places = async (status: string) => {
+  const { rows } = await sending.db.query<{ place: string }>({
+    text: 'select place from deliveries where subject_id = $1 and status = $2 order by place',
+    values: [requestId, status],
+  });
+  return rows.map(({ place }) => place);
+};
+/** Every copy has come to an end. */
+const ended = (count: number) =>
+  until('every copy to end', async () => {
+    const [standing, refused] = [await places('settled'), await places('refused')];
+    return standing.length + refused.length === count && (await places('due')).length === 0;
+  });
+
+test('the owner has it; no admin is woken', async () => {
+  await sending.work('only', ADMINS);
+
+  await oweCard();
+  await ended(2);
+
+  expect(await places('settled')).toEqual([OWNER]);
+  expect(triedAt()).toEqual(['CGONE', OWNER]);
+  expect(sending.errors).toEqual(['Slack refuses a message']);
+});
+
+test('the owner refused: all admins at once, each once', async () => {
+  closed.add(OWNER);
+  await sending.work('one', ADMINS);
+  await sending.work('two', ADMINS);
+
+  await oweCard();
+  await ended(5);
+
+  expect(await places('settled')).toEqual(ADMINS.map(({ userId }) => userId));
+  expect(triedAt()).toEqual(['CGONE', ...ADMINS.map(({ userId }) => userId), OWNER]);
+});
+
+test('the owner deactivated: nothing is posted where nobody reads', async () => {
+  sending.gone.add(OWNER);
+  await sending.work('only', ADMINS);
+
+  await oweCard();
+  await ended(5);
+
+  expect(triedAt()).toEqual(['CGONE', ...ADMINS.map(({ userId }) => userId)]);
+});
+
+test('one admin refused: the others have it, and that is enough', async () => {
+  closed.add(OWNER).add('UADMIN2');
+  await sending.work('only', ADMINS);
+
+  await oweCard();
+  await ended(5);
+
+  expect(await places('settled')).toEqual(['UADMIN1', 'UADMIN3']);
+  expect(sending.errors).not.toContain('a request waits, and Slack lets nobody be told');
+});
+
+test('nobody left: said once as an error, and the request still waits', async () => {
+  closed.add(OWNER);
+  for (const { userId } of ADMINS) closed.add(userId);
+  await sending.work('only', ADMINS);
+
+  await oweCard();
+  await ended(5);
+
+  await until('the error', async () => sending.errors.length === 5);
+  const last = 'a request waits, and Slack lets nobody be told';
+  expect(sending.errors.filter((words) => words === last)).toHaveLength(1);
+  expect(triedAt()).toHaveLength(5);
+  const { rows } = await sending.db.query<{ status: string }>({
+    text: 'select status from approval_requests where request_id = $1',
+    values: [requestId],
+  });
+  expect(rows).toEqual([{ status: 'pending' }]);
+});
+
+test('no admins in the policy: said as an error too', async () => {
+  closed.add(OWNER);
+  await sending.work('only', []);
+
+  await oweCard();
+  await ended(2);
+
+  await until('the error', async () =>
+    sending.errors.includes('a request waits, and Slack lets nobody be told'),
+  );
+});
+
+test('a request that is over wakes no admin; one whose outcome nobody knows does', async () => {
+  closed.add(OWNER);
+  await sending.work('only', ADMINS);
+  requestId = await makeRequest('rejected', 'closed');
+  await oweCard();
+  await ended(2);
+  expect(triedAt()).toEqual(['CGONE', OWNER]);
+
+  requestId = await makeRequest('approved', 'unknown');
+  await oweCard();
+  await ended(5);
+  expect(await places('settled')).toEqual(ADMINS.map(({ userId }) => userId));
+});
+
+test('a card that takes no edit any more stands as long as it is right, and is posted anew once it is not', async () => {
+  closed.clear();
+  const loop = await sending.work('one', ADMINS);
+  await oweCard();
+  await ended(1);
+  await loop.stop();
+  sending.slack = ({ call }) => {
+    if (call === 'update') throw new DeliveryRefused('chat.update: edit_window_closed', 'fixed');
+  };
+
+  await sending.setClock('41 seconds');
+  await sending.work('two', ADMINS);
+  await until('it to be drawn again', async () => sending.calls.length === 2);
+  await ended(1);
+  expect(await places('settled')).toEqual(['CGONE']);
+
+  await sending.redraw(requestId);
+  await until('it to stand anew', async () => sending.calls.length === 4);
+  await ended(1);
+  expect(sending.calls.map(({ call }) => call)).toEqual(['post', 'update', 'update', 'post']);
+  expect(await places('settled')).toEqual(['CGONE']);
+});
+
+test('a card of an open request is drawn again every time, as long as it is open', async () => {
+  closed.clear();
+  const loop = await sending.work();
+  await oweCard();
+  await ended(1);
+  await loop.stop();
+  await sending.work('two');
+
+  for (const seconds of [41, 90]) {
+    const before = sending.calls.length;
+    await sending.setClock(`${seconds} seconds`);
+    // Whoever looks does so at most once a second; everybody looks every ten.
+    await until('it to be drawn again', async () => {
+      await sending.ring();
+      return sending.calls.length > before;
+    });
+    await ended(1);
+  }
+
+  expect(sending.calls.map(({ call }) => call)).toEqual(['post', 'update', 'update']);
+});

@@ -1,0 +1,206 @@
+/**
+ * Guarantee: what holds one message back holds back its like and nothing else. A pause that Slack asks for one call in one channel is kept
+ * by every process, and every other call and channel goes on at once; progress goes at one pace per channel and no decision waits for that;
+ * a channel in which calls hang, or in which much is owed, leaves the others their turn. While the token is refused one message at a
+ * time tries, and all that was owed arrives when it works again. A card that stands is drawn again within a minute.
+ */
+import { expect, test } from 'vitest';
+import { CountersignError, DeliveryRefused } from '../../src/errors.ts';
+import { PRIORITY } from '../../src/jobs/deliveries.ts';
+import { deliveryHealth } from '../../src/jobs/delivery-queue.ts';
+import { until } from '../support/database.ts';
+import { useSending } from '../support/sending.ts';
+
+const sending = useSending();
+const callsFor = (channelId: string) => sending.calls.filter((made) => made.channelId === channelId);
+const rateLimited = (seconds: number) =>
+  new CountersignError('DELIVERY_FAILED', 'chat.postMessage: rate limited', {
+    retryAfterMs: seconds * 1_000,
+  });
+
+test('a pause in one channel is met once, by one message, and kept by every process', async () => {
+  sending.slack = ({ channelId }) => {
+    if (channelId === 'CSLOW') throw rateLimited(60);
+  };
+  await sending.work('one');
+  await sending.work('two');
+  const first = await sending.owe('CSLOW');
+  await until('the pause', async () => (await sending.row(first))?.last_error !== null);
+
+  const waiting = [];
+  for (let count = 0; count < 6; count += 1) waiting.push(await sending.owe('CSLOW'));
+  const elsewhere = [];
+  for (let count = 0; count < 6; count += 1) elsewhere.push(await sending.owe('CFAST'));
+  for (const subjectId of elsewhere) await sending.settled(subjectId);
+
+  expect(callsFor('CSLOW')).toHaveLength(1);
+  expect(await sending.row(first)).toMatchObject({ status: 'due', try_count: 0 });
+  expect(await deliveryHealth(sending.db)).toMatchObject({ due: 7, pauses: 1, tokenRefused: null });
+
+  sending.slack = () => undefined;
+  await sending.setClock('61 seconds');
+  await sending.owe('CFAST');
+  for (const subjectId of [first, ...waiting]) await sending.settled(subjectId);
+  expect(callsFor('CSLOW')).toHaveLength(1 + 7);
+});
+
+test('a pause of posting leaves edits of the same channel alone', async () => {
+  await sending.work();
+  const standing = await sending.owe('C1');
+  await sending.settled(standing);
+  sending.slack = ({ call }) => {
+    if (call === 'post') throw rateLimited(60);
+  };
+  const paused = await sending.owe('C1');
+  await until('the pause', async () => (await sending.row(paused))?.last_error !== null);
+
+  await sending.redraw(standing);
+  await sending.settled(standing);
+
+  expect(sending.calls.at(-1)).toMatchObject({ call: 'update', subjectId: standing });
+});
+
+test('what waits for a pause goes out when it ends, not at the next sweep', async () => {
+  sending.slack = () => {
+    if (sending.calls.length === 1) throw rateLimited(1);
+  };
+  await sending.work();
+  const first = await sending.owe('C1');
+  await until('the pause', async () => (await sending.row(first))?.last_error !== null);
+  const second = await sending.owe('C1');
+
+  await sending.settled(first);
+  await sending.settled(second);
+
+  const [refused, next] = sending.calls;
+  const waitedMs = (next?.atMs ?? 0) - (refused?.atMs ?? 0);
+  expect(waitedMs).toBeGreaterThan(950);
+  expect(waitedMs).toBeLessThan(4_000);
+});
+
+test('progress keeps below one message a second in a channel, over two processes; decisions and other channels do not wait', async () => {
+  await sending.work('one');
+  await sending.work('two');
+  const tasks = [];
+  const startedAt = performance.now();
+  for (let count = 0; count < 3; count += 1)
+    tasks.push(await sending.owe('CBUSY', { priority: PRIORITY.progress }));
+  await until('the first to go', async () => callsFor('CBUSY').length > 0);
+  for (const subjectId of tasks) await sending.redraw(subjectId);
+  const decision = await sending.owe('CBUSY', { priority: PRIORITY.decision });
+  const quiet = await sending.owe('CQUIET', { priority: PRIORITY.progress });
+  await sending.settled(decision);
+  await sending.settled(quiet);
+  const decidedMs = performance.now() - startedAt;
+  for (const subjectId of tasks) await sending.settled(subjectId);
+
+  expect(decidedMs).toBeLessThan(1_000);
+  const sent = callsFor('CBUSY').filter(({ subjectId }) => subjectId !== decision);
+  expect((sent[0]?.atMs ?? 0) - startedAt).toBeLessThan(500);
+  const gaps = sent.slice(1).map(({ atMs }, index) => atMs - (sent[index]?.atMs ?? 0));
+  expect(Math.min(...gaps)).toBeGreaterThan(1_000);
+  // Ten states were wanted; each message shows the newest one when its turn comes.
+  expect(sent.length).toBeLessThanOrEqual(4);
+});
+
+test('of fifty messages owed in one channel the decisions go first, then progress, the digest last', async () => {
+  const decisions = [];
+  const digest = await sending.owe('C1', { priority: PRIORITY.digest });
+  const progress = await sending.owe('C1', { priority: PRIORITY.progress });
+  for (let count = 0; count < 48; count += 1) decisions.push(await sending.owe('C1'));
+
+  await sending.work();
+  for (const subjectId of [...decisions, progress, digest]) await sending.settled(subjectId);
+
+  // Three are on their way at once, so neighbours may overtake each other.
+  const order = sending.calls.map(({ subjectId }) => subjectId);
+  expect(order).toHaveLength(50);
+  expect(new Set([...order.slice(0, 46), ...decisions]).size).toBe(48);
+  expect(order.indexOf(progress)).toBeGreaterThan(45);
+  expect(order.indexOf(digest)).toBeGreaterThan(45);
+});
+
+test('calls that hang in one channel hold three slots and no other channel', async () => {
+  const held = Promise.withResolvers<void>();
+  sending.slack = ({ channelId }) => (channelId === 'CHUNG' ? held.promise : undefined);
+  await sending.work();
+  const hung = [];
+  for (let count = 0; count < 12; count += 1) hung.push(await sending.owe('CHUNG'));
+  await until('the calls that hang', async () => callsFor('CHUNG').length === 3);
+
+  for (let count = 0; count < 5; count += 1) await sending.settled(await sending.owe('COTHER'));
+
+  expect(callsFor('CHUNG')).toHaveLength(3);
+  held.resolve();
+  for (const subjectId of hung) await sending.settled(subjectId);
+});
+
+test('while the token is refused one message at a time tries; when it works again all arrive', async () => {
+  let refusing = true;
+  sending.slack = () => {
+    if (refusing) throw new DeliveryRefused('chat.postMessage: token_revoked', 'credential');
+  };
+  await sending.work();
+  const first = await sending.owe('C1');
+  await until('the rest', async () => (await deliveryHealth(sending.db)).tokenRefused !== null);
+  const owed = [first];
+  for (let count = 0; count < 8; count += 1) owed.push(await sending.owe(`C${count}`));
+  // Long enough for every look that these rang for.
+  await until('all to be owed', async () => (await deliveryHealth(sending.db)).due === 9);
+  expect(sending.calls).toHaveLength(1);
+
+  await sending.setClock('121 seconds');
+  owed.push(await sending.owe('C9'));
+  await until('a second try', async () => sending.calls.length === 2);
+  await until('it to be refused', async () => {
+    const { rows } = await sending.db.query({
+      text: 'select 1 from deliveries where claimed_until is not null',
+    });
+    return rows.length === 0;
+  });
+  expect(sending.calls).toHaveLength(2);
+  expect((await deliveryHealth(sending.db)).tokenRefused).toBe('chat.postMessage: token_revoked');
+
+  refusing = false;
+  await sending.setClock('250 seconds');
+  owed.push(await sending.owe('C9'));
+  for (const subjectId of owed) await sending.settled(subjectId);
+  expect(await deliveryHealth(sending.db)).toMatchObject({ due: 0, tokenRefused: null });
+  // Nothing was counted against a row, or ended.
+  const { rows } = await sending.db.query({
+    text: `select 1 from deliveries where status = 'refused' and created_at > now() - interval '1 minute' and subject_id = any ($1)`,
+    values: [owed],
+  });
+  expect(rows).toEqual([]);
+});
+
+test('a card that stands is drawn again after a while, a few at a time, and a task’s message is not', async () => {
+  const first = await sending.work();
+  const cards = [];
+  for (let count = 0; count < 7; count += 1)
+    cards.push(await sending.owe(`C${count}`, { viewKind: 'approval' }));
+  const task = await sending.owe('C1', { priority: PRIORITY.progress });
+  for (const subjectId of [...cards, task]) await sending.settled(subjectId);
+  await first.stop();
+  sending.calls.length = 0;
+
+  await sending.setClock('41 seconds');
+  await sending.work('two');
+  await until('the first few', async () => sending.calls.length === 5);
+  await sending.work('three');
+  await sending.settled(await sending.owe('C1'));
+  expect(sending.calls.filter(({ call }) => call === 'update')).toHaveLength(5);
+
+  await sending.setClock('51 seconds');
+  await sending.work('four');
+  await until('the others', async () => sending.calls.filter(({ call }) => call === 'update').length === 7);
+  expect(
+    new Set(sending.calls.filter(({ call }) => call === 'update').map(({ channelId }) => channelId)).size,
+  ).toBe(7);
+
+  // Nothing is open behind them, so once is enough.
+  await sending.setClock('200 seconds');
+  await sending.work('five');
+  await sending.settled(await sending.owe('C1'));
+  expect(sending.calls.filter(({ call }) => call === 'update')).toHaveLength(7);
+});
