@@ -160,7 +160,8 @@ export function parseInbound(rawBody: Uint8Array, contentType: string): Inbound 
 
 /** Total, like `parseInbound`: the same thing gives the same row whichever way it came. */
 export function parseEnvelope(envelope: unknown): Inbound {
-  if (!isRecord(envelope) || !isStorable(envelope)) return MALFORMED;
+  // The payload by itself, so that it may be as deep here as in a request.
+  if (!isRecord(envelope) || !isStorable(envelope.payload)) return MALFORMED;
   const { payload } = envelope;
   switch (envelope.type) {
     case 'events_api':
@@ -217,7 +218,7 @@ function isStorableText(text: string): boolean {
   return !text.includes('\0') && text.isWellFormed();
 }
 
-/** Strict where URLSearchParams is not: bad percent sequences, bad UTF-8 and repeated names are refused. */
+/** Strict where URLSearchParams is not: bad percent sequences, bad UTF-8, repeated names and `__proto__` are refused. */
 function parseForm(text: string): ReadonlyMap<string, string> | undefined {
   const form = new Map<string, string>();
   for (const pair of text.split('&')) {
@@ -226,7 +227,8 @@ function parseForm(text: string): ReadonlyMap<string, string> | undefined {
     try {
       const name = decodeURIComponent((equals < 0 ? pair : pair.slice(0, equals)).replaceAll('+', ' '));
       const value = equals < 0 ? '' : decodeURIComponent(pair.slice(equals + 1).replaceAll('+', ' '));
-      if (form.has(name) || !isStorableText(value)) return undefined;
+      if (form.has(name) || name === '__proto__' || !isStorableText(name) || !isStorableText(value))
+        return undefined;
       form.set(name, value);
     } catch {
       return undefined;
