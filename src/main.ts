@@ -43,8 +43,8 @@ import type { Json } from './types.ts';
 
 /** Connections of the ack path alone: storing a request is one short statement. */
 const ACK_CONNECTIONS = 4;
-/** FAULTS: the ack path fails within a second when it cannot store. */
-const ACK_ACQUIRE_MS = 1_000;
+/** Below the bound on storing, so that a 503 says what it waited for. FAULTS: the ack path fails within a second. */
+const ACK_ACQUIRE_MS = 800;
 const CONNECTIONS = 16;
 /** Together below the 25 s after which the process ends whatever is left (FAULTS). */
 const STOP_WORK_MS = 16_000;

@@ -244,6 +244,8 @@ function apply(root: Fields, { op, at, to, junk }: Change): void {
       put(parent, NAMES[to % NAMES.length] ?? 'extra', value);
       return;
     case 'add':
+      // JSON has no names in a list.
+      if (Array.isArray(parent)) return;
       put(parent, NAMES[to % NAMES.length] ?? 'extra', copy(junk));
       return;
     default:
