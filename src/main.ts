@@ -31,7 +31,7 @@ import { readDigest, settleDigest } from './jobs/digest.ts';
 import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
 import { openEngine } from './jobs/engine/engine.ts';
 import { assertMigrated, migrate } from './jobs/engine/migrate.ts';
-import { startInbox, storeRequest } from './jobs/inbox.ts';
+import { startInbox, startPruning, storeRequest } from './jobs/inbox.ts';
 import { startSealer } from './jobs/ledger.ts';
 import { startSchedules } from './jobs/schedules.ts';
 import { noteParked, taskView } from './jobs/tasks.ts';
@@ -254,12 +254,15 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     },
   });
 
+  const pruning = startPruning({ database, log });
+
   // Side by side under one bound: a slow Slack and a slow step must not add up past the time a process is given to end.
   const stop = async (): Promise<void> => {
     await Promise.allSettled([
       within(STOP_WORK_MS, receiver.stop()),
       within(STOP_WORK_MS, sockets?.stop() ?? Promise.resolve()),
       within(STOP_WORK_MS, inbox.stop()),
+      within(STOP_WORK_MS, pruning.stop()),
       within(STOP_WORK_MS, schedules.stop()),
       engine.stop(STOP_WORK_MS),
     ]);
