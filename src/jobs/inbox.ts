@@ -25,6 +25,9 @@ const CLAIM_MS = 30_000;
 const SLOTS = 8;
 const SWEEP_MS = 5_000;
 const FIRST_BACKOFF_MS = 500;
+/** Some ten seconds in all: longer than PostgreSQL takes to start again, shorter than a process that is stopped waits. */
+const PUT_BACK_TRIES = 10;
+const PUT_BACK_PAUSE_MS = 200;
 /** Tries of a row that fails by itself, about two minutes: a defect does not pass by waiting. */
 const MAX_TRIES = 9;
 /** How long outside trouble is waited out: longer than Slack's worst day, and what people pressed yesterday they have pressed again. */
@@ -198,8 +201,19 @@ async function handle(options: InboxOptions, row: InboxRowRow): Promise<void> {
       });
     });
   } catch (error) {
-    await failed(options, row, error);
+    await failedSurely(options, row, error);
   }
+}
+
+/** While the database is away a row can be neither handled nor put back; left alone it would wait until its claim runs out. */
+async function failedSurely(options: InboxOptions, row: InboxRowRow, error: unknown): Promise<void> {
+  for (let attempt = 1; ; attempt += 1)
+    try {
+      return await failed(options, row, error);
+    } catch (trouble) {
+      if (attempt === PUT_BACK_TRIES) throw trouble;
+      await sleep(PUT_BACK_PAUSE_MS * attempt);
+    }
 }
 
 /** Gives the row up without another try. */
