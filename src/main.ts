@@ -32,6 +32,7 @@ import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
 import { openEngine } from './jobs/engine/engine.ts';
 import { assertMigrated, migrate } from './jobs/engine/migrate.ts';
 import { startInbox, startPruning, storeRequest } from './jobs/inbox.ts';
+import { slackRegained, startInstallationWatch } from './jobs/installation.ts';
 import { startSealer } from './jobs/ledger.ts';
 import { startSchedules } from './jobs/schedules.ts';
 import { noteParked, taskView } from './jobs/tasks.ts';
@@ -92,6 +93,8 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     enterpriseId: identity.enterpriseId,
     botUserId: identity.botUserId,
   });
+  // It has just taken our token.
+  await database.transaction((tx) => slackRegained(tx, workspaceId));
   const deployment = await deploymentId(database);
   await settlePolicy(
     config,
@@ -255,6 +258,12 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   });
 
   const pruning = startPruning({ database, log });
+  const watch = startInstallationWatch({
+    database,
+    workspaceId,
+    authTest: () => messenger.authTest(),
+    log,
+  });
 
   // Side by side under one bound: a slow Slack and a slow step must not add up past the time a process is given to end.
   const stop = async (): Promise<void> => {
@@ -263,6 +272,7 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
       within(STOP_WORK_MS, sockets?.stop() ?? Promise.resolve()),
       within(STOP_WORK_MS, inbox.stop()),
       within(STOP_WORK_MS, pruning.stop()),
+      within(STOP_WORK_MS, watch.stop()),
       within(STOP_WORK_MS, schedules.stop()),
       engine.stop(STOP_WORK_MS),
     ]);

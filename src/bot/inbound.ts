@@ -74,6 +74,14 @@ export const messageEnvelope = z.object({
   event: message,
 });
 
+/** What Slack says of the installation itself. */
+export const installationEnvelope = messageEnvelope.extend({
+  event: z.object({
+    type: z.enum(['app_uninstalled', 'tokens_revoked']),
+    tokens: z.object({ bot: z.array(slackId).max(1_000).nullish() }).nullish(),
+  }),
+});
+
 const interactionBase = {
   team: z.object({ id: slackId }).nullish(),
   enterprise: z.object({ id: slackId }).nullish(),
@@ -136,6 +144,7 @@ export const command = z.object({
 });
 
 export type Command = z.infer<typeof command>;
+export type InstallationEnvelope = z.infer<typeof installationEnvelope>;
 export type MessageEnvelope = z.infer<typeof messageEnvelope>;
 export type BlockActions = z.infer<typeof blockActions>;
 export type ViewSubmission = z.infer<typeof viewSubmission>;
@@ -254,8 +263,9 @@ function parseEvent(body: unknown): Inbound {
 
   const event = body.event;
   if (!isRecord(event) || typeof event.type !== 'string') return MALFORMED;
-  if (!isWanted(event)) return IGNORED;
-  const parsed = messageEnvelope.safeParse(body);
+  const isOfInstallation = event.type === 'app_uninstalled' || event.type === 'tokens_revoked';
+  if (!isOfInstallation && !isWanted(event)) return IGNORED;
+  const parsed = (isOfInstallation ? installationEnvelope : messageEnvelope).safeParse(body);
   if (!parsed.success) return MALFORMED;
   const { authorizations, team_id, enterprise_id } = parsed.data;
   // The installation the event was sent to; `team_id` alone may be another workspace in a shared channel.
@@ -270,6 +280,11 @@ function parseEvent(body: unknown): Inbound {
  * People's new messages only: a mention in a channel, or anything in a direct message. A mention also arrives as a
  * message (in a channel) or not at all (in a direct message), so that each kind is taken from one place. Bots, our own
  * messages among them, and everything with a subtype (edits, deletions, joins) are left out.
+ *
+ * Not asked for on purpose: `channel_archive`, `channel_deleted` and `channel_left` of a place where requests wait. They would
+ * need the scopes channels:read and groups:read, which show every channel's name and purpose, and tell nothing that the next
+ * post to that place does not: Slack refuses it for good, and the request goes to its owner. People who are deactivated
+ * likewise: authority is read at each click.
  */
 function isWanted(event: Record<string, unknown>): boolean {
   if (event.bot_id != null || event.bot_profile != null) return false;

@@ -303,6 +303,15 @@ export const SHAPES: readonly Shape[] = [
     make: (unique) => event(unique, structuredClone(pick(OTHER_EVENTS, unique))),
   },
   {
+    name: 'end of the installation',
+    encoding: 'json',
+    make: (unique) =>
+      event(unique, {
+        type: pick(['app_uninstalled', 'tokens_revoked'], unique),
+        tokens: { oauth: ['U0REQUESTER'], bot: ['U0COUNTERSGN'] },
+      }),
+  },
+  {
     name: 'mention from elsewhere',
     encoding: 'json',
     make: (unique) => event(unique, { user_team: 'T0ELSEWHERE' }, { is_ext_shared_channel: true }),
