@@ -135,6 +135,17 @@ describe('POST /slack/events', () => {
     expect((await fetch(`${url}/healthz`)).status).toBe(200);
   });
 
+  it('answers 503 within a second while the database does not answer at all', async () => {
+    const { url } = await edge({ store: () => new Promise<never>(() => {}) });
+    const startedAt = performance.now();
+
+    const { status } = await fetch(`${url}/slack/events`, signed(BODY));
+
+    expect(status).toBe(503);
+    // And what a busy machine adds.
+    expect(performance.now() - startedAt).toBeLessThan(1_500);
+  });
+
   it('refuses a signature header given twice', async () => {
     const { port, rows } = await edge();
     const headers = Object.entries(signed(BODY).headers ?? {}).map(([name, value]) => `${name}: ${value}`);
