@@ -132,6 +132,9 @@ export function startInbox(options: InboxOptions): Loop {
 /**
  * Counts the claim before the work begins. At most one of the rows is one whose last claim came to no end, none without `mayTry`.
  * A worker whose lease has run out claims nothing: its claims would be open at once, to itself too.
+ *
+ * Of the rows that nobody claims, a count of zero says so by itself: with any other condition on each row, or with db_now() (volatile)
+ * compared row by row, the whole backlog was read for each claim (430 ms at 20,000 rows).
  */
 async function claim(
   db: Queryable,
@@ -146,8 +149,8 @@ async function claim(
                and claim_is_open(claimed_by, claimed_until) and $3 and not claim_is_open($2, 'infinity')
              order by next_try_at limit 1 for update skip locked),
            fresh as (
-             select workspace_id, inbox_id from inbox where status = 'stored' and claim_count = 0 and next_try_at <= db_now()
-               and claim_is_open(claimed_by, claimed_until) and not claim_is_open($2, 'infinity')
+             select workspace_id, inbox_id from inbox where status = 'stored' and claim_count = 0 and next_try_at <= (select db_now())
+               and not claim_is_open($2, 'infinity')
              order by next_try_at limit $1 - (select count(*) from tried) for update skip locked)
            update inbox i set claimed_by = $2, claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond', try_count = i.try_count + 1,
              claim_count = i.claim_count + 1
@@ -163,8 +166,10 @@ async function claim(
 async function msUntilNext(db: Queryable, mayTry: boolean): Promise<number | undefined> {
   const { rows } = await db.query<{ ms: number | null }>({
     name: 'inbox_next',
-    text: `select extract(epoch from min(greatest(next_try_at, coalesce(claimed_until, next_try_at))) - db_now())::float8 * 1000 as ms
-           from inbox where status = 'stored' and (claim_count = 0 or $1)`,
+    text: `select extract(epoch from least(
+             (select min(next_try_at) from inbox where status = 'stored' and claim_count = 0),
+             (select min(greatest(next_try_at, claimed_until)) from inbox where status = 'stored' and claim_count > 0 and $1))
+             - db_now())::float8 * 1000 as ms`,
     values: [mayTry],
   });
   return rows[0]?.ms ?? undefined;
