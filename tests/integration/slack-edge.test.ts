@@ -7,6 +7,7 @@ import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
 import { Agent, request } from 'node:http';
 import { connect, type Socket } from 'node:net';
+import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { HttpReceiver, type HttpReceiverOptions } from '../../src/bot/http-receiver.ts';
 import type { InboundRow } from '../../src/bot/inbound.ts';
@@ -228,6 +229,44 @@ describe('POST /slack/events', () => {
     expect(await older.answer).toBe('');
     newer.socket.write('x'.repeat(3_000));
     expect(await newer.answer).toMatch(/^HTTP\/1\.1 401 /);
+  });
+
+  it('lives on after any bytes at all', async () => {
+    const { port, url } = await edge({ headersDeadlineMs: 300, requestDeadlineMs: 300 });
+    const lines = [
+      'POST /slack/events HTTP/1.1\r\n',
+      'GET http://[ HTTP/9.9\r\n',
+      'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
+      'CONNECT x:1 HTTP/1.1\r\n',
+      'host: x\r\n',
+      'host : x\r\n',
+      'upgrade: websocket\r\nconnection: upgrade\r\n',
+      'expect: 100-continue\r\n',
+      'content-length: 5\r\n',
+      'content-length: -1\r\n',
+      'content-length: 9'.padEnd(40, '9'),
+      'transfer-encoding: chunked\r\n',
+      'transfer-encoding: gzip, chunked\r\n',
+      'x-slack-signature: v0=\r\n',
+      `x-slack-signature: v0=${'0'.repeat(64)}\r\nx-slack-request-timestamp: 1\r\n`,
+      `a: ${'b'.repeat(20_000)}\r\n`,
+      '\r\n',
+      'fffffffffffffffff\r\n',
+      '5;x="y\r\nhello\r\n0\r\nb: c\r\n\r\n',
+      '\0\xff\x16\x03\x01',
+    ];
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.constantFrom(...lines), { minLength: 1, maxLength: 12 }),
+        async (parts) => {
+          const { socket, answer } = raw(port, ...parts);
+          socket.end();
+          expect(await answer).toMatch(/^(HTTP\/1\.1 (?!5)\d{3} [\s\S]*)?$/);
+        },
+      ),
+      { numRuns: 300 },
+    );
+    expect((await fetch(`${url}/healthz`)).status).toBe(200);
   });
 
   it.each([
