@@ -32,7 +32,8 @@ import { readDigest, settleDigest } from './jobs/digest.ts';
 import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
 import { openEngine } from './jobs/engine/engine.ts';
 import { assertMigrated, migrate } from './jobs/engine/migrate.ts';
-import { startInbox, storeRequest } from './jobs/inbox.ts';
+import { startInbox, startPruning, storeRequest } from './jobs/inbox.ts';
+import { slackRegained, startInstallationWatch } from './jobs/installation.ts';
 import { startSealer } from './jobs/ledger.ts';
 import { startSchedules } from './jobs/schedules.ts';
 import { noteParked, taskView } from './jobs/tasks.ts';
@@ -44,8 +45,8 @@ import type { Json } from './types.ts';
 
 /** Connections of the ack path alone: storing a request is one short statement. */
 export const ACK_CONNECTIONS = 4;
-/** FAULTS: the ack path fails within a second when it cannot store. */
-export const ACK_ACQUIRE_MS = 1_000;
+/** Below the bound on storing, so that a 503 says what it waited for. FAULTS: the ack path fails within a second. */
+export const ACK_ACQUIRE_MS = 800;
 /** Connections of everything else. */
 export const CONNECTIONS = 16;
 /** Together below the 25 s after which the process ends whatever is left (FAULTS). */
@@ -95,6 +96,8 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     enterpriseId: identity.enterpriseId,
     botUserId: identity.botUserId,
   });
+  // It has just taken our token.
+  await database.transaction((tx) => slackRegained(tx, workspaceId));
   const deployment = await deploymentId(database);
   await settlePolicy(
     config,
@@ -262,12 +265,22 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     },
   });
 
+  const pruning = startPruning({ database, log });
+  const watch = startInstallationWatch({
+    database,
+    workspaceId,
+    authTest: () => messenger.authTest(),
+    log,
+  });
+
   // Side by side under one bound: a slow Slack and a slow step must not add up past the time a process is given to end.
   const stop = async (): Promise<void> => {
     await Promise.allSettled([
       within(STOP_WORK_MS, receiver.stop()),
       within(STOP_WORK_MS, sockets?.stop() ?? Promise.resolve()),
       within(STOP_WORK_MS, inbox.stop()),
+      within(STOP_WORK_MS, pruning.stop()),
+      within(STOP_WORK_MS, watch.stop()),
       within(STOP_WORK_MS, schedules.stop()),
       engine.stop(STOP_WORK_MS),
     ]);

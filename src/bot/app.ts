@@ -11,6 +11,7 @@
  * the address it needs is not even stored.
  */
 import { App, type Receiver } from '@slack/bolt';
+import { hasCode } from '../errors.ts';
 import type { Consequence, Desk, InboxRow } from '../jobs/desk.ts';
 import type { Logger } from '../log.ts';
 import type { DeliveryTarget, Fetch, Person, WorkspaceId } from '../types.ts';
@@ -20,6 +21,8 @@ import {
   blockActions,
   type Command,
   command,
+  type InstallationEnvelope,
+  installationEnvelope,
   type MessageEnvelope,
   messageEnvelope,
   viewSubmission,
@@ -56,8 +59,10 @@ export interface Bot {
   stop(): Promise<void>;
 }
 
+const MESSAGES = ['app_mention', 'message'] as const;
+const OF_INSTALLATION = ['app_uninstalled', 'tokens_revoked'] as const;
 /** The Slack events we listen to; the manifest subscribes to exactly these. */
-export const EVENTS = ['app_mention', 'message'] as const;
+export const EVENTS = [...MESSAGES, ...OF_INSTALLATION] as const;
 
 /** The slash command; the manifest registers exactly this one. */
 export const COMMAND = '/countersign';
@@ -88,12 +93,19 @@ export function createBot(deps: BotDeps): Bot {
   // The default handler would print the error a second time; the inbox worker logs what it will retry.
   app.error((error) => Promise.reject(error));
 
-  for (const event of EVENTS)
+  for (const event of MESSAGES)
     app.event(event, async ({ body, context }) => {
       const read = messageEnvelope.safeParse(body);
       if (!read.success) return;
       const holder = holderOf(context);
       holder.consequence = await onMessage(deps, holder.row.workspaceId, read.data);
+    });
+  for (const event of OF_INSTALLATION)
+    app.event(event, async ({ body, context }) => {
+      const read = installationEnvelope.safeParse(body);
+      if (!read.success) return;
+      const holder = holderOf(context);
+      holder.consequence = await onInstallationEnded(deps, holder.row.workspaceId, read.data);
     });
   // Every button, not only ours: a click nobody knows is answered too.
   app.action(/[\s\S]*/, async ({ body, context }) => {
@@ -191,6 +203,28 @@ async function onMessage(
       messageTs: event.ts,
       text,
     });
+}
+
+/**
+ * The app was uninstalled, or tokens of it were revoked. Slack is asked whether that is so: the event may come late, after the app was
+ * installed again, and other people's tokens are not ours.
+ */
+async function onInstallationEnded(
+  deps: BotDeps,
+  workspaceId: WorkspaceId,
+  body: InstallationEnvelope,
+): Promise<Consequence | null> {
+  const { type, tokens } = body.event;
+  if (type === 'tokens_revoked' && tokens?.bot?.includes(deps.botUserId) !== true) return null;
+  try {
+    await deps.messenger.authTest();
+  } catch (error) {
+    if (!hasCode(error, 'SLACK_AUTH_FAILED')) throw error;
+    deps.log.error({ event: type }, 'Slack took our access: install the app again and set its new token');
+    return (tx) => deps.desk.slackLost(tx, workspaceId, type);
+  }
+  deps.log.warn({ event: type }, 'Slack says that our access ended, and still takes our token');
+  return null;
 }
 
 /** `/countersign`, `help`, `digest`, `digest here`; anything else is answered with what there is. */

@@ -2,13 +2,15 @@
  * The HTTP server in front of `ingest`, in the shape Bolt expects of a receiver. It reads bytes within bounds of size
  * and time, hands them over and sends the answer; Bolt sees an event only later, from its stored row.
  *
- * Invariant: no request, however slow, large or odd, holds more than its bound or ends the process.
+ * Invariants: no request, however slow, large or odd, holds more than its bound or ends the process; connections that
+ * send nothing of Slack's make room for those that do, however many there are (crowd.ts).
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Receiver } from '@slack/bolt';
 import type { Logger } from '../log.ts';
-import type { Ingest } from './ingest.ts';
+import { Crowd } from './crowd.ts';
+import { carriesSignature, type Ingest } from './ingest.ts';
 
 /** Slack's events stay far below; the limit is for everybody else. */
 const MAX_BODY_BYTES = 1_048_576;
@@ -17,7 +19,18 @@ const HEADERS_DEADLINE_MS = 5_000;
 const REQUEST_DEADLINE_MS = 10_000;
 /** How often Node looks for connections past a deadline; its own default of 30 s would make the bounds above idle. */
 const DEADLINE_CHECK_MS = 1_000;
-const MAX_CONNECTIONS = 500;
+/** Slack opens some dozens. Far below what an operating system lets a process open, and for proven connections alone. */
+const MAX_CONNECTIONS = 2_000;
+/** The longest-waiting of these makes room: together they hold some 30 MB at most, apart from bodies. */
+const MAX_UNPROVEN = 500;
+/** Sixty of the longest bodies at once, or thousands of Slack's. */
+const MAX_HELD_BYTES = 64 * 1_048_576;
+/** Of a body that bears no signature: a certificate check has 100 bytes, and a person who tries the address by hand is told why not. */
+const MAX_UNSIGNED_BYTES = 4_096;
+/** Most of Slack's bodies fit; doubled as it grows, whatever length was declared: declaring costs nothing. */
+const FIRST_HELD_BYTES = 8_192;
+/** A flood of connections must not become a flood of log lines. */
+const TELL_EVERY_MS = 10_000;
 /** A readiness answer that takes longer is a no. */
 const READY_DEADLINE_MS = 3_000;
 /** After this, `stop` no longer waits for open requests. */
@@ -36,15 +49,31 @@ export interface HttpReceiverOptions {
   /** Bounds in milliseconds for tests; defaults above. */
   readonly headersDeadlineMs?: number;
   readonly requestDeadlineMs?: number;
+  /** Most connections that have not carried a signed request, for tests; default `500`. */
+  readonly maxUnproven?: number;
+  /** Most bytes of bodies on their way, for tests; default 64 MiB. */
+  readonly maxHeldBytes?: number;
 }
 
 export class HttpReceiver implements Receiver {
   readonly #options: HttpReceiverOptions;
+  readonly #crowd: Crowd;
   /** Set between `start` and `stop`. */
   #server: Server | undefined;
 
   constructor(options: HttpReceiverOptions) {
     this.#options = options;
+    const { maxUnproven = MAX_UNPROVEN, maxHeldBytes = MAX_HELD_BYTES } = options;
+    let toldAtMs = 0;
+    this.#crowd = new Crowd({
+      maxUnproven,
+      maxHeldBytes,
+      onEvicted: (evictedCount) => {
+        if (Date.now() - toldAtMs < TELL_EVERY_MS) return;
+        toldAtMs = Date.now();
+        options.log.warn({ evictedCount }, 'crowded: connections that send nothing of Slack make room');
+      },
+    });
   }
 
   /** Bolt's hook. Nothing to keep: events go to Bolt from the inbox, by `Bot.route`. */
@@ -71,6 +100,7 @@ export class HttpReceiver implements Receiver {
       },
     );
     server.maxConnections = MAX_CONNECTIONS;
+    server.on('connection', (socket) => this.#crowd.enter(socket));
     this.#server = server;
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
@@ -113,17 +143,24 @@ export class HttpReceiver implements Receiver {
   }
 
   async #events(ingest: Ingest, request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const body = await readBody(request);
+    const { socket } = request;
+    const isSigned = carriesSignature(request.headersDistinct);
+    const body = await this.#read(request, isSigned ? MAX_BODY_BYTES : MAX_UNSIGNED_BYTES);
     if (body === undefined) {
-      this.#options.log.warn({ code: 'BODY_TOO_LARGE' }, 'request refused');
+      // What says itself that it is too long for anybody is told that; else nobody reads on for what bears no signature.
+      const isTooLong = isSigned || declaredLength(request) > MAX_BODY_BYTES;
+      this.#options.log.warn({ code: isTooLong ? 'BODY_TOO_LARGE' : 'SIGNATURE_INVALID' }, 'request refused');
       // The rest of the body is not read: the connection cannot be used again.
       response.setHeader('connection', 'close');
-      answer(response, 413, '');
+      answer(response, isTooLong ? 413 : 401, '');
       request.resume().once('error', () => {});
       response.once('finish', () => request.destroy());
       return;
     }
+    this.#crowd.prove(socket);
     const result = await ingest(body, request.headersDistinct);
+    // Whoever cannot sign is not waited for again.
+    if (result.status === 401) response.setHeader('connection', 'close');
     if (result.outcome === 'refused')
       this.#options.log.warn({ code: result.code, bytes: body.length }, 'request refused');
     if (result.outcome === 'unavailable')
@@ -131,6 +168,38 @@ export class HttpReceiver implements Receiver {
     // While stopping: a connection kept for another request would only be waited for.
     if (this.#server === undefined) response.setHeader('connection', 'close');
     answer(response, result.status, result.body);
+  }
+
+  /** The whole body, or `undefined` once it passes `limit`. Rejects when the sender goes away. */
+  #read(request: IncomingMessage, limit: number): Promise<Buffer | undefined> {
+    if (declaredLength(request) > limit) return Promise.resolve(undefined);
+    const { socket } = request;
+    return new Promise<Buffer | undefined>((resolve, reject) => {
+      // Copied together at once: a body sent byte by byte would leave an object for each of them.
+      let held = Buffer.allocUnsafe(0);
+      let length = 0;
+      const grow = (needed: number): void => {
+        const room = Math.min(limit, Math.max(needed, FIRST_HELD_BYTES, held.length * 2));
+        this.#crowd.hold(socket, room - held.length);
+        const larger = Buffer.allocUnsafeSlow(room);
+        held.copy(larger, 0, 0, length);
+        held = larger;
+      };
+      const onData = (part: Buffer): void => {
+        if (length + part.length > limit) {
+          request.off('data', onData);
+          resolve(undefined);
+          return;
+        }
+        if (length + part.length > held.length) grow(length + part.length);
+        part.copy(held, length);
+        length += part.length;
+      };
+      request.on('data', onData);
+      request.once('end', () => resolve(held.subarray(0, length)));
+      request.once('error', reject);
+      request.once('close', () => reject(new Error('The sender closed the connection.')));
+    }).finally(() => this.#crowd.release(socket));
   }
 
   async #readiness(response: ServerResponse): Promise<void> {
@@ -153,26 +222,9 @@ export class HttpReceiver implements Receiver {
   }
 }
 
-/** The whole body, or `undefined` once it passes the limit. Rejects when the sender goes away. */
-function readBody(request: IncomingMessage): Promise<Buffer | undefined> {
-  if (Number(request.headers['content-length'] ?? 0) > MAX_BODY_BYTES) return Promise.resolve(undefined);
-  return new Promise((resolve, reject) => {
-    const parts: Buffer[] = [];
-    let length = 0;
-    const onData = (part: Buffer): void => {
-      length += part.length;
-      if (length > MAX_BODY_BYTES) {
-        request.off('data', onData);
-        resolve(undefined);
-        return;
-      }
-      parts.push(part);
-    };
-    request.on('data', onData);
-    request.once('end', () => resolve(Buffer.concat(parts)));
-    request.once('error', reject);
-    request.once('close', () => reject(new Error('The sender closed the connection.')));
-  });
+/** What the request says of its length; 0 when it says nothing (a chunked body). */
+function declaredLength(request: IncomingMessage): number {
+  return Number(request.headers['content-length'] ?? 0);
 }
 
 function answer(response: ServerResponse, status: number, body: string | object): void {

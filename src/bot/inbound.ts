@@ -74,6 +74,14 @@ export const messageEnvelope = z.object({
   event: message,
 });
 
+/** What Slack says of the installation itself. */
+export const installationEnvelope = messageEnvelope.extend({
+  event: z.object({
+    type: z.enum(['app_uninstalled', 'tokens_revoked']),
+    tokens: z.object({ bot: z.array(slackId).max(1_000).nullish() }).nullish(),
+  }),
+});
+
 const interactionBase = {
   team: z.object({ id: slackId }).nullish(),
   enterprise: z.object({ id: slackId }).nullish(),
@@ -136,6 +144,7 @@ export const command = z.object({
 });
 
 export type Command = z.infer<typeof command>;
+export type InstallationEnvelope = z.infer<typeof installationEnvelope>;
 export type MessageEnvelope = z.infer<typeof messageEnvelope>;
 export type BlockActions = z.infer<typeof blockActions>;
 export type ViewSubmission = z.infer<typeof viewSubmission>;
@@ -160,7 +169,8 @@ export function parseInbound(rawBody: Uint8Array, contentType: string): Inbound 
 
 /** Total, like `parseInbound`: the same thing gives the same row whichever way it came. */
 export function parseEnvelope(envelope: unknown): Inbound {
-  if (!isRecord(envelope) || !isStorable(envelope)) return MALFORMED;
+  // The payload by itself, so that it may be as deep here as in a request.
+  if (!isRecord(envelope) || !isStorable(envelope.payload)) return MALFORMED;
   const { payload } = envelope;
   switch (envelope.type) {
     case 'events_api':
@@ -217,7 +227,7 @@ function isStorableText(text: string): boolean {
   return !text.includes('\0') && text.isWellFormed();
 }
 
-/** Strict where URLSearchParams is not: bad percent sequences, bad UTF-8 and repeated names are refused. */
+/** Strict where URLSearchParams is not: bad percent sequences, bad UTF-8, repeated names and `__proto__` are refused. */
 function parseForm(text: string): ReadonlyMap<string, string> | undefined {
   const form = new Map<string, string>();
   for (const pair of text.split('&')) {
@@ -226,7 +236,8 @@ function parseForm(text: string): ReadonlyMap<string, string> | undefined {
     try {
       const name = decodeURIComponent((equals < 0 ? pair : pair.slice(0, equals)).replaceAll('+', ' '));
       const value = equals < 0 ? '' : decodeURIComponent(pair.slice(equals + 1).replaceAll('+', ' '));
-      if (form.has(name) || !isStorableText(value)) return undefined;
+      if (form.has(name) || name === '__proto__' || !isStorableText(name) || !isStorableText(value))
+        return undefined;
       form.set(name, value);
     } catch {
       return undefined;
@@ -252,8 +263,9 @@ function parseEvent(body: unknown): Inbound {
 
   const event = body.event;
   if (!isRecord(event) || typeof event.type !== 'string') return MALFORMED;
-  if (!isWanted(event)) return IGNORED;
-  const parsed = messageEnvelope.safeParse(body);
+  const isOfInstallation = event.type === 'app_uninstalled' || event.type === 'tokens_revoked';
+  if (!isOfInstallation && !isWanted(event)) return IGNORED;
+  const parsed = (isOfInstallation ? installationEnvelope : messageEnvelope).safeParse(body);
   if (!parsed.success) return MALFORMED;
   const { authorizations, team_id, enterprise_id } = parsed.data;
   // The installation the event was sent to; `team_id` alone may be another workspace in a shared channel.
@@ -268,6 +280,11 @@ function parseEvent(body: unknown): Inbound {
  * People's new messages only: a mention in a channel, or anything in a direct message. A mention also arrives as a
  * message (in a channel) or not at all (in a direct message), so that each kind is taken from one place. Bots, our own
  * messages among them, and everything with a subtype (edits, deletions, joins) are left out.
+ *
+ * Not asked for on purpose: `channel_archive`, `channel_deleted` and `channel_left` of a place where requests wait. They would
+ * need the scopes channels:read and groups:read, which show every channel's name and purpose, and tell nothing that the next
+ * post to that place does not: Slack refuses it for good, and the request goes to its owner. People who are deactivated
+ * likewise: authority is read at each click.
  */
 function isWanted(event: Record<string, unknown>): boolean {
   if (event.bot_id != null || event.bot_profile != null) return false;

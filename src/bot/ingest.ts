@@ -40,7 +40,10 @@ export interface StoreOptions {
    * the row alone and must not throw.
    */
   readonly mend?: (row: InboundRow) => object | null;
-  /** Bound on storing, default `2500`: Slack gives up after 3 s, and a late 200 would be lost on it. */
+  /**
+   * Bound on storing, default `900`: whoever cannot store says so within a second (FAULTS), and Slack sends it again.
+   * What is stored after all is met by that delivery.
+   */
   readonly storeTimeoutMs?: number;
 }
 
@@ -56,7 +59,7 @@ const MIN_SECRET_LENGTH = 16;
 /** Slack's rule for replays, here in both directions: a clock ahead of ours is as wrong as one behind. */
 const MAX_SKEW_SECONDS = 300;
 
-const STORE_TIMEOUT_MS = 2_500;
+const STORE_TIMEOUT_MS = 900;
 
 /** Throws CONFIG_INVALID for a missing or short secret. */
 export function createIngest(options: IngestOptions): Ingest {
@@ -111,25 +114,40 @@ function single(header: string | readonly string[] | undefined): string | undefi
   return header?.length === 1 ? header[0] : undefined;
 }
 
+/** Slack's two headers in their exact form, each there once; `undefined` otherwise. Says nothing about whether they are true. */
+function signatureHeaders(
+  headers: InboundHeaders,
+): { readonly timestamp: string; readonly signature: string } | undefined {
+  const timestamp = single(headers['x-slack-request-timestamp']);
+  const signature = single(headers['x-slack-signature']);
+  if (timestamp === undefined || !/^[1-9]\d{0,15}$/.test(timestamp)) return undefined;
+  if (signature === undefined || !/^v0=[0-9a-f]{64}$/.test(signature)) return undefined;
+  return { timestamp, signature };
+}
+
+/** True when a body could turn out to be signed: without these headers nobody needs to read it. Pure. */
+export function carriesSignature(headers: InboundHeaders): boolean {
+  return signatureHeaders(headers) !== undefined;
+}
+
 function isSigned(
   rawBody: Uint8Array,
   headers: InboundHeaders,
   secrets: readonly string[],
   nowSeconds: number,
 ): boolean {
-  const timestamp = single(headers['x-slack-request-timestamp']);
-  const signature = single(headers['x-slack-signature']);
-  if (timestamp === undefined || !/^[1-9]\d{0,15}$/.test(timestamp)) return false;
-  if (signature === undefined || !/^v0=[0-9a-f]{64}$/.test(signature)) return false;
+  const given = signatureHeaders(headers);
+  if (given === undefined) return false;
+  const { timestamp } = given;
   // Negated so that a clock that gives NaN refuses.
   if (!(Math.abs(nowSeconds - Number(timestamp)) <= MAX_SKEW_SECONDS)) return false;
 
-  const given = Buffer.from(signature.slice('v0='.length), 'hex');
+  const signature = Buffer.from(given.signature.slice('v0='.length), 'hex');
   let good = false;
   // Every secret is tried, whichever matches: the time tells nothing about which one did.
   for (const secret of secrets) {
     const expected = createHmac('sha256', secret).update(`v0:${timestamp}:`).update(rawBody).digest();
-    if (timingSafeEqual(expected, given)) good = true;
+    if (timingSafeEqual(expected, signature)) good = true;
   }
   return good;
 }

@@ -2,14 +2,16 @@
  * The inbox: what Slack sent, stored before it is acknowledged, turned into its consequence afterwards. Owns the table `inbox`.
  *
  * Invariants. `store` returning means stored: the ack may go out. A redelivery collapses on its key. A row's consequence and its
- * mark `handled` are one transaction; outside look-ups happen before it, in none. A row that keeps failing is parked, loudly, and its
- * author is told; trouble outside is waited out for a day first.
+ * mark `handled` are one transaction; outside look-ups happen before it, in none. A row that keeps failing, or whose claims keep ending
+ * with their process, is parked, loudly, and its author is told; trouble outside is waited out for a day first. The others run on. Handled
+ * rows stay for a day, so that a late redelivery finds its key.
  */
 import { randomUUIDv7 } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { CountersignError, toStoredError } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import type { DeliveryTarget, JsonObject, Queryable, WorkspaceId } from '../types.ts';
+import type { DeliveryTarget, JsonObject, Queryable, Tx, WorkspaceId } from '../types.ts';
 import { oweNote } from './deliveries.ts';
 import type { Consequence, InboxRow } from './desk.ts';
 import type { Bell } from './engine/bell.ts';
@@ -23,10 +25,26 @@ const CLAIM_MS = 30_000;
 const SLOTS = 8;
 const SWEEP_MS = 5_000;
 const FIRST_BACKOFF_MS = 500;
+/** Some ten seconds in all: longer than PostgreSQL takes to start again, shorter than a process that is stopped waits. */
+const PUT_BACK_TRIES = 10;
+const PUT_BACK_PAUSE_MS = 200;
 /** Tries of a row that fails by itself, about two minutes: a defect does not pass by waiting. */
 const MAX_TRIES = 9;
 /** How long outside trouble is waited out: longer than Slack's worst day, and what people pressed yesterday they have pressed again. */
 const MAX_TROUBLE_MS = 24 * 60 * 60_000;
+
+/**
+ * Claims of a row that came to no end (its process was killed meanwhile, or stood still past the claim) before it is held to be the cause
+ * (FAULTS: parks after 5 attempts counted before start).
+ */
+const MAX_CLAIMS = 5;
+/** Slack sends again for an hour; a day is what FAULTS asks for. */
+const KEEP_MS = 24 * 60 * 60_000;
+const PRUNE_EVERY_MS = 10 * 60_000;
+/** Rows deleted in one statement: some tens of milliseconds. */
+const PRUNE_BATCH = 1_000;
+/** Between two batches, so that a day's worth of rows leaves the database to others. */
+const PRUNE_PAUSE_MS = 100;
 
 export interface StoredRequest {
   readonly workspaceId: WorkspaceId;
@@ -66,6 +84,8 @@ interface InboxRowRow {
   received_at: Date;
   try_count: number;
   trouble_count: number;
+  /** This one included; more than one means that the one before came to no end. */
+  claim_count: number;
   /** What tells this claim from any later one of the same row. */
   claim: string;
 }
@@ -83,46 +103,85 @@ export interface InboxOptions {
 /** Works the inbox in this process until stopped. Any number of processes may. */
 export function startInbox(options: InboxOptions): Loop {
   const { database, bell, log, workerId } = options;
+  // At most one row whose last claim came to no end is worked on at a time: those that were merely there when another row ended the
+  // process must not be counted down with it again and again.
+  let isTrying = false;
   return startLoop({
     name: 'inbox',
     bell,
     word: 'inbox',
     sweepMs: SWEEP_MS,
     slots: SLOTS,
-    claim: (free) => claim(database, workerId, free),
-    work: (row) => handle(options, row),
-    nextMs: () => msUntilNext(database),
+    claim: async (free) => {
+      const rows = await claim(database, workerId, free, !isTrying);
+      isTrying ||= rows.some((row) => row.claim_count > 1);
+      return rows;
+    },
+    work: async (row) => {
+      try {
+        await handle(options, row);
+      } finally {
+        if (row.claim_count > 1) isTrying = false;
+      }
+    },
+    nextMs: () => msUntilNext(database, !isTrying),
     log,
   });
 }
 
-/** A worker whose lease has run out claims nothing: its claims would be open at once, to itself too. */
-async function claim(db: Queryable, workerId: string, count: number): Promise<InboxRowRow[]> {
+/**
+ * Counts the claim before the work begins. At most one of the rows is one whose last claim came to no end, none without `mayTry`.
+ * A worker whose lease has run out claims nothing: its claims would be open at once, to itself too.
+ *
+ * Of the rows that nobody claims, a count of zero says so by itself: with any other condition on each row, or with db_now() (volatile)
+ * compared row by row, the whole backlog was read for each claim (430 ms at 20,000 rows).
+ */
+async function claim(
+  db: Queryable,
+  workerId: string,
+  count: number,
+  mayTry: boolean,
+): Promise<InboxRowRow[]> {
   const { rows } = await db.query<InboxRowRow>({
     name: 'inbox_claim',
-    text: `update inbox i set claimed_by = $2, claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond', try_count = i.try_count + 1
-           from (select workspace_id, inbox_id from inbox where status = 'stored' and next_try_at <= db_now() and claim_is_open(claimed_by, claimed_until)
-                   and not claim_is_open($2, 'infinity')
-                 order by next_try_at limit $1 for update skip locked) due
+    text: `with tried as (
+             select workspace_id, inbox_id from inbox where status = 'stored' and claim_count > 0 and next_try_at <= db_now()
+               and claim_is_open(claimed_by, claimed_until) and $3 and not claim_is_open($2, 'infinity')
+             order by next_try_at limit 1 for update skip locked),
+           fresh as (
+             select workspace_id, inbox_id from inbox where status = 'stored' and claim_count = 0 and next_try_at <= (select db_now())
+               and not claim_is_open($2, 'infinity')
+             order by next_try_at limit $1 - (select count(*) from tried) for update skip locked)
+           update inbox i set claimed_by = $2, claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond', try_count = i.try_count + 1,
+             claim_count = i.claim_count + 1
+           from (select workspace_id, inbox_id from tried union all select workspace_id, inbox_id from fresh) due
            where i.workspace_id = due.workspace_id and i.inbox_id = due.inbox_id
            returning i.workspace_id, i.inbox_id, i.source, i.payload, i.received_at, i.try_count,
-             i.trouble_count, i.claimed_until::text as claim`,
-    values: [count, workerId],
+             i.trouble_count, i.claim_count, i.claimed_until::text as claim`,
+    values: [count, workerId, mayTry],
   });
   return rows;
 }
 
-async function msUntilNext(db: Queryable): Promise<number | undefined> {
+async function msUntilNext(db: Queryable, mayTry: boolean): Promise<number | undefined> {
   const { rows } = await db.query<{ ms: number | null }>({
     name: 'inbox_next',
-    text: `select extract(epoch from min(greatest(next_try_at, coalesce(claimed_until, next_try_at))) - db_now())::float8 * 1000 as ms
-           from inbox where status = 'stored'`,
+    text: `select extract(epoch from least(
+             (select min(next_try_at) from inbox where status = 'stored' and claim_count = 0),
+             (select min(greatest(next_try_at, claimed_until)) from inbox where status = 'stored' and claim_count > 0 and $1))
+             - db_now())::float8 * 1000 as ms`,
+    values: [mayTry],
   });
   return rows[0]?.ms ?? undefined;
 }
 
 async function handle(options: InboxOptions, row: InboxRowRow): Promise<void> {
   const { database } = options;
+  if (row.claim_count > MAX_CLAIMS) {
+    const why = `${MAX_CLAIMS} times the process that worked on this ended meanwhile`;
+    await parked(options, row, new CountersignError('WORKER_LOST', why));
+    return;
+  }
   try {
     const consequence = await options.route({
       workspaceId: row.workspace_id,
@@ -147,8 +206,38 @@ async function handle(options: InboxOptions, row: InboxRowRow): Promise<void> {
       });
     });
   } catch (error) {
-    await failed(options, row, error);
+    await failedSurely(options, row, error);
   }
+}
+
+/** While the database is away a row can be neither handled nor put back; left alone it would wait until its claim runs out. */
+async function failedSurely(options: InboxOptions, row: InboxRowRow, error: unknown): Promise<void> {
+  for (let attempt = 1; ; attempt += 1)
+    try {
+      return await failed(options, row, error);
+    } catch (trouble) {
+      if (attempt === PUT_BACK_TRIES) throw trouble;
+      await sleep(PUT_BACK_PAUSE_MS * attempt);
+    }
+}
+
+/** Gives the row up without another try. */
+async function parked(options: InboxOptions, row: InboxRowRow, error: CountersignError): Promise<void> {
+  const stored = toStoredError(error);
+  await options.database.transaction(async (tx) => {
+    const { rowCount } = await tx.query({
+      text: `update inbox set claimed_by = null, claimed_until = null, last_error = $4, status = 'parked'
+             where workspace_id = $1 and inbox_id = $2 and status = 'stored' and claimed_until = $3::timestamptz`,
+      values: [row.workspace_id, row.inbox_id, row.claim, stored.message],
+    });
+    if (rowCount === 1) await tellAuthor(tx, row);
+  });
+  options.log.error({ inboxId: row.inbox_id, error: stored }, 'inbox row parked: a person is needed');
+}
+
+async function tellAuthor(tx: Tx, row: InboxRowRow): Promise<void> {
+  const author = authorOf(row);
+  if (author !== null) await oweNote(tx, row.workspace_id, author, { kind: 'could_not_handle' });
 }
 
 /** Puts the row back for another try, or parks it and owes its author the word that nothing will come of it. */
@@ -161,7 +250,7 @@ async function failed(options: InboxOptions, row: InboxRowRow, error: unknown): 
       : pauseMs(FIRST_BACKOFF_MS, row.trouble_count + 1, trouble.retryAfterMs);
   const status = await options.database.transaction(async (tx) => {
     const { rows } = await tx.query<{ status: string }>({
-      text: `update inbox set claimed_by = null, claimed_until = null, last_error = $4, next_try_at = db_now() + $5 * interval '1 millisecond',
+      text: `update inbox set claimed_by = null, claimed_until = null, last_error = $4, next_try_at = db_now() + $5 * interval '1 millisecond', claim_count = 0,
                try_count = try_count - $6::integer, trouble_count = trouble_count + $6::integer,
                status = case when $6::integer = 1 and received_at + ${MAX_TROUBLE_MS} * interval '1 millisecond' > db_now() then 'stored'
                              when $6::integer = 0 and try_count < ${MAX_TRIES} then 'stored'
@@ -170,8 +259,7 @@ async function failed(options: InboxOptions, row: InboxRowRow, error: unknown): 
              returning status`,
       values: [row.workspace_id, row.inbox_id, row.claim, stored.message, waitMs, trouble === null ? 0 : 1],
     });
-    const author = rows[0]?.status === 'parked' ? authorOf(row) : null;
-    if (author !== null) await oweNote(tx, row.workspace_id, author, { kind: 'could_not_handle' });
+    if (rows[0]?.status === 'parked') await tellAuthor(tx, row);
     return rows[0]?.status;
   });
   if (status === 'parked')
@@ -202,4 +290,45 @@ function authorOf(row: InboxRowRow): DeliveryTarget | null {
   if (channelId === null) return { to: 'channel', channelId: userId };
   const threadTs = data.message?.thread_ts ?? data.container?.thread_ts ?? data.event?.thread_ts ?? null;
   return { to: 'person', channelId, threadTs, userId };
+}
+
+/**
+ * Deletes one batch of rows that were handled more than a day ago; how many. Its own transaction; rows that another process is just deleting
+ * are left to it. What stays after a day of silence is what needs a person.
+ */
+export async function pruneInbox(db: Queryable): Promise<number> {
+  const { rowCount } = await db.query({
+    name: 'inbox_prune',
+    // The instant is read once: db_now() is volatile, and compared row by row it would keep the index from being used.
+    text: `delete from inbox where ctid = any(array(
+             select ctid from inbox where status = 'handled' and handled_at < (select db_now() - ${KEEP_MS} * interval '1 millisecond')
+             order by handled_at limit ${PRUNE_BATCH} for update skip locked))`,
+  });
+  return rowCount;
+}
+
+/** Prunes the inbox every ten minutes, in batches, until stopped. Any number of processes may. */
+export function startPruning(options: { readonly database: Database; readonly log: Logger }): Loop {
+  const { database, log } = options;
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  const pause = (ms: number) => sleep(ms, undefined, { signal, ref: false }).catch(() => undefined);
+  const prune = async (): Promise<void> => {
+    // Processes that were started together do not come together.
+    await pause(Math.random() * PRUNE_EVERY_MS);
+    while (!signal.aborted) {
+      const count = await pruneInbox(database).catch((error: unknown) => {
+        log.warn({ error: toStoredError(error) }, 'the inbox was not pruned, will be retried');
+        return 0;
+      });
+      await pause(count === PRUNE_BATCH ? PRUNE_PAUSE_MS : PRUNE_EVERY_MS);
+    }
+  };
+  const pruning = prune();
+  return {
+    async stop() {
+      stopping.abort();
+      await pruning;
+    },
+  };
 }

@@ -61,7 +61,9 @@ export type EntryKind =
   | 'schedule.changed'
   | 'schedule.started'
   | 'schedule.skipped'
-  | 'digest.made';
+  | 'digest.made'
+  | 'workspace.slack_lost'
+  | 'workspace.slack_regained';
 
 export interface LedgerEntry {
   readonly workspaceId: WorkspaceId;

@@ -66,8 +66,11 @@ export function startLoop<Row>(options: LoopOptions<Row>): Loop {
       const free = options.slots - running.size;
       // The first row to finish looks again.
       if (free === 0) return;
-      for (const row of await options.claim(free)) begin(row);
+      const rows = await options.claim(free);
+      for (const row of rows) begin(row);
       if (again) continue;
+      // As above: and the question below reads every row that waits, which a long backlog cannot afford once per row.
+      if (rows.length >= free) return;
       const nextMs = await options.nextMs();
       clearTimeout(timer);
       if (nextMs !== undefined && !stopped)

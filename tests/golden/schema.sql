@@ -244,12 +244,15 @@ table inbox
   last_error text
   received_at timestamp with time zone not null default db_now()
   handled_at timestamp with time zone
+  claim_count integer not null default 0
   constraint inbox_source_check CHECK ((source = ANY (ARRAY['event'::text, 'interaction'::text, 'command'::text])))
   constraint inbox_status_check CHECK ((status = ANY (ARRAY['stored'::text, 'handled'::text, 'parked'::text])))
   constraint inbox_pkey PRIMARY KEY (workspace_id, inbox_id)
   constraint inbox_workspace_id_dedupe_key_key UNIQUE (workspace_id, dedupe_key)
-  INDEX inbox_due ON public.inbox USING btree (next_try_at) WHERE (status = 'stored'::text)
-  grant insert, select, update to @app_role@
+  INDEX inbox_claimed ON public.inbox USING btree (next_try_at) WHERE ((status = 'stored'::text) AND (claim_count > 0))
+  INDEX inbox_due ON public.inbox USING btree (next_try_at) WHERE ((status = 'stored'::text) AND (claim_count = 0))
+  INDEX inbox_handled ON public.inbox USING btree (handled_at) WHERE (status = 'handled'::text)
+  grant delete, insert, select, update to @app_role@
 
 table ledger_entries
   workspace_id text not null
@@ -565,6 +568,7 @@ table workspaces
   enterprise_id text
   bot_user_id text
   created_at timestamp with time zone not null default db_now()
+  slack_lost_at timestamp with time zone
   constraint workspaces_workspace_id_check CHECK ((workspace_id ~ '^[A-Z0-9]{2,32}$'::text))
   constraint workspaces_pkey PRIMARY KEY (workspace_id)
   grant insert, select, update to @app_role@

@@ -62,6 +62,7 @@ const desk: Desk = {
   },
   async settle() {},
   async digest() {},
+  async slackLost() {},
   async note(_tx, workspaceId, target, note) {
     await messenger.post(workspaceId, 'a-note', target, { kind: 'note', note });
   },

@@ -4,7 +4,10 @@
  * and stopping lets an open request finish. Readiness says what the process says of itself.
  */
 import { createHmac } from 'node:crypto';
+import { once } from 'node:events';
+import { Agent, request } from 'node:http';
 import { connect, type Socket } from 'node:net';
+import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { HttpReceiver, type HttpReceiverOptions } from '../../src/bot/http-receiver.ts';
 import type { InboundRow } from '../../src/bot/inbound.ts';
@@ -59,6 +62,23 @@ function signed(body: string): RequestInit {
       'x-slack-signature': `v0=${signature}`,
     },
   };
+}
+
+/** On a connection of the agent's; whether it had carried a request before. */
+function post(url: string, agent: Agent, body: string): Promise<{ status: number; isReused: boolean }> {
+  return new Promise((resolve, reject) => {
+    const { headers } = signed(body);
+    const sent = request(
+      url,
+      { agent, method: 'POST', headers: headers as Record<string, string> },
+      (answer) => {
+        answer.resume();
+        answer.once('end', () => resolve({ status: answer.statusCode ?? 0, isReused: sent.reusedSocket }));
+      },
+    );
+    sent.once('error', reject);
+    sent.end(body);
+  });
 }
 
 /** Sends raw bytes and collects what comes back until the connection ends. */
@@ -116,6 +136,17 @@ describe('POST /slack/events', () => {
     expect((await fetch(`${url}/healthz`)).status).toBe(200);
   });
 
+  it('answers 503 within a second while the database does not answer at all', async () => {
+    const { url } = await edge({ store: () => new Promise<never>(() => {}) });
+    const startedAt = performance.now();
+
+    const { status } = await fetch(`${url}/slack/events`, signed(BODY));
+
+    expect(status).toBe(503);
+    // And what a busy machine adds.
+    expect(performance.now() - startedAt).toBeLessThan(1_500);
+  });
+
   it('refuses a signature header given twice', async () => {
     const { port, rows } = await edge();
     const headers = Object.entries(signed(BODY).headers ?? {}).map(([name, value]) => `${name}: ${value}`);
@@ -138,17 +169,103 @@ describe('POST /slack/events', () => {
     expect(await answer).toMatch(/^HTTP\/1\.1 413 /);
   });
 
-  it('answers 413 to a body that turns out too long, while it is still being sent', async () => {
+  it.each([
+    ['413', 'that turns out too long', `v0=${'0'.repeat(64)}`],
+    ['401', 'that bears no signature and is more than a certificate check', null],
+  ])('answers %s to a body %s, while it is still being sent', async (status, _, signature) => {
     const { port, url } = await edge();
     const chunk = `10000\r\n${'x'.repeat(0x1_0000)}\r\n`;
+    const signedAs =
+      signature === null
+        ? ''
+        : `x-slack-request-timestamp: 1800000000\r\nx-slack-signature: ${signature}\r\n`;
 
     const { answer } = raw(
       port,
-      'POST /slack/events HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n',
+      `POST /slack/events HTTP/1.1\r\nhost: x\r\n${signedAs}transfer-encoding: chunked\r\n\r\n`,
       ...Array.from({ length: 17 }, () => chunk),
     );
 
-    expect(await answer).toMatch(/^HTTP\/1\.1 413 /);
+    expect(await answer).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
+    expect((await fetch(`${url}/healthz`)).status).toBe(200);
+  });
+
+  it('lets whoever has waited longest make room, never Slack', async () => {
+    const { port, url, rows } = await edge({ maxUnproven: 4 });
+    const slack = new Agent({ keepAlive: true, maxSockets: 1 });
+    closing.push(() => slack.destroy());
+    const event = (n: number) => post(`${url}/slack/events`, slack, BODY.replace('Ev1', `Ev${n}`));
+    const first = await event(1);
+    const waiting = Array.from({ length: 4 }, () => raw(port, 'POST /slack/events HTTP/1.1\r\n'));
+    await Promise.all(waiting.map(({ socket }) => once(socket, 'connect')));
+
+    const newcomer = raw(port, 'POST /slack/events HTTP/1.1\r\n');
+
+    await waiting[0]?.answer;
+    expect(waiting.slice(1).map(({ socket }) => socket.destroyed)).toEqual([false, false, false]);
+    expect(newcomer.socket.destroyed).toBe(false);
+    // The connection that has carried a signed request stands, though it has been there the longest.
+    const second = await event(2);
+    expect([first, second]).toEqual([
+      { status: 200, isReused: false },
+      { status: 200, isReused: true },
+    ]);
+    expect(rows).toHaveLength(2);
+  });
+
+  it('bounds what all bodies on their way hold together', async () => {
+    const { port } = await edge({ maxHeldBytes: 10_000 });
+    const body = () =>
+      raw(
+        port,
+        `POST /slack/events HTTP/1.1\r\nhost: x\r\nx-slack-request-timestamp: 1800000000\r\nx-slack-signature: v0=${'0'.repeat(64)}\r\ncontent-length: 8000\r\n\r\n`,
+        'x'.repeat(5_000),
+      );
+    const older = body();
+    await once(older.socket, 'connect');
+
+    const newer = body();
+
+    expect(await older.answer).toBe('');
+    newer.socket.write('x'.repeat(3_000));
+    expect(await newer.answer).toMatch(/^HTTP\/1\.1 401 /);
+  });
+
+  it('lives on after any bytes at all', async () => {
+    const { port, url } = await edge({ headersDeadlineMs: 300, requestDeadlineMs: 300 });
+    const lines = [
+      'POST /slack/events HTTP/1.1\r\n',
+      'GET http://[ HTTP/9.9\r\n',
+      'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
+      'CONNECT x:1 HTTP/1.1\r\n',
+      'host: x\r\n',
+      'host : x\r\n',
+      'upgrade: websocket\r\nconnection: upgrade\r\n',
+      'expect: 100-continue\r\n',
+      'content-length: 5\r\n',
+      'content-length: -1\r\n',
+      'content-length: 9'.padEnd(40, '9'),
+      'transfer-encoding: chunked\r\n',
+      'transfer-encoding: gzip, chunked\r\n',
+      'x-slack-signature: v0=\r\n',
+      `x-slack-signature: v0=${'0'.repeat(64)}\r\nx-slack-request-timestamp: 1\r\n`,
+      `a: ${'b'.repeat(20_000)}\r\n`,
+      '\r\n',
+      'fffffffffffffffff\r\n',
+      '5;x="y\r\nhello\r\n0\r\nb: c\r\n\r\n',
+      '\0\xff\x16\x03\x01',
+    ];
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.constantFrom(...lines), { minLength: 1, maxLength: 12 }),
+        async (parts) => {
+          const { socket, answer } = raw(port, ...parts);
+          socket.end();
+          expect(await answer).toMatch(/^(HTTP\/1\.1 (?!5)\d{3} [\s\S]*)?$/);
+        },
+      ),
+      { numRuns: 300 },
+    );
     expect((await fetch(`${url}/healthz`)).status).toBe(200);
   });
 

@@ -58,6 +58,7 @@ function world() {
     async digest(_tx, asked) {
       seen.push({ call: 'digest', given: asked });
     },
+    async slackLost() {},
     async note(_tx, workspaceId, target, note) {
       seen.push({ call: 'note', given: { workspaceId, target, note } });
     },

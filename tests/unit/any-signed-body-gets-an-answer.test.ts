@@ -120,6 +120,16 @@ describe('what is kept', () => {
       row: { workspaceId: 'T1', dedupeKey: 'command:9.9.z', source: 'command' },
     });
   });
+  it('the end of the installation, which names neither person nor place', () => {
+    for (const event of [
+      { type: 'app_uninstalled' },
+      { type: 'tokens_revoked', tokens: { oauth: ['U1'], bot: ['UBOT'] } },
+    ])
+      expect(json({ ...mention, event })).toMatchObject({
+        kind: 'row',
+        row: { workspaceId: 'T1', dedupeKey: 'event:Ev1', payload: { event: { type: event.type } } },
+      });
+  });
   it('an org-wide installation is one workspace, whichever team the request names', () => {
     const event = {
       ...mention,
@@ -161,6 +171,11 @@ describe('what is ignored with a 200', () => {
     ['a mention in a direct message', event({ channel: 'D1' })],
     ['an opened App Home', event({ type: 'app_home_opened' })],
     ['a reaction', event({ type: 'reaction_added' })],
+    ['an archived channel', event({ type: 'channel_archive' })],
+    ['a deleted channel', event({ type: 'channel_deleted' })],
+    ['a channel the bot left', event({ type: 'channel_left' })],
+    ['a person who was deactivated', event({ type: 'user_change', user: { id: 'U1', deleted: true } })],
+    ['a message shown to one person', { ...direct, event: { ...direct.event, hidden: true } }],
     ['a rate limit notice', { type: 'app_rate_limited', team_id: 'T1' }],
     ['an unknown envelope', { type: 'something_new' }],
   ])('%s', (_, body) => {

@@ -59,6 +59,9 @@ const SCOPES_OF_METHODS: Readonly<Record<string, readonly string[]>> = {
 const SCOPES_OF_EVENTS: Readonly<Record<string, readonly string[]>> = {
   app_mention: ['app_mentions:read'],
   'message.im': ['im:history'],
+  // Of the installation itself: no scope.
+  app_uninstalled: [],
+  tokens_revoked: [],
 };
 
 /** `client.chat.postMessage(` in any file of the bot. */

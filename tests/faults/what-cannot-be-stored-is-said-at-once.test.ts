@@ -1,0 +1,112 @@
+/**
+ * Guarantee: while the database takes nothing in, be it that the reserved connections are all held up, every request of Slack's is answered 503
+ * within a second, and taken when it comes again: each once. While all other connections are busy, Slack's requests are taken as always.
+ */
+import { createHmac } from 'node:crypto';
+import pg from 'pg';
+import { expect, test } from 'vitest';
+import { until } from '../support/database.ts';
+import { TEAM, useProduct } from '../support/product.ts';
+
+/** More than there are reserved connections. */
+const EVENTS = 7;
+/** A second, and what a busy machine adds. */
+const BOUND_MS = 1_500;
+/** All that the product has for its work, CONNECTIONS of main.ts. */
+const WORK_CONNECTIONS = 16;
+
+const product = useProduct();
+
+async function send(eventId: string): Promise<{ status: number; tookMs: number }> {
+  const body = JSON.stringify({
+    type: 'event_callback',
+    team_id: TEAM,
+    event_id: eventId,
+    event: {
+      type: 'app_mention',
+      user: 'U0NOBODY',
+      channel: 'C0ENG',
+      ts: `${eventId.slice(2)}.1`,
+      text: 'x',
+    },
+  });
+  const timestamp = String(Math.floor(Date.now() / 1_000));
+  const signature = createHmac('sha256', product.world.slack.signingSecret)
+    .update(`v0:${timestamp}:${body}`)
+    .digest('hex');
+  const startedAt = performance.now();
+  const answer = await fetch(`http://127.0.0.1:${product.product.address.port}/slack/events`, {
+    method: 'POST',
+    body,
+    headers: {
+      'content-type': 'application/json',
+      'x-slack-request-timestamp': timestamp,
+      'x-slack-signature': `v0=${signature}`,
+    },
+  });
+  return { status: answer.status, tookMs: performance.now() - startedAt };
+}
+
+/** Runs `meanwhile` while this statement's transaction is open. */
+async function holding<T>(statement: string, meanwhile: () => Promise<T>): Promise<T> {
+  const client = new pg.Client({ connectionString: product.adminUrl });
+  await client.connect();
+  try {
+    await client.query('begin');
+    await client.query(statement);
+    return await meanwhile();
+  } finally {
+    await client.query('rollback');
+    await client.end();
+  }
+}
+
+async function handled(first: number): Promise<boolean> {
+  const { rows } = await product.db.query<{ count: number }>({
+    text: `select count(*) as count from inbox where status = 'handled' and dedupe_key = any($1)`,
+    values: [Array.from({ length: EVENTS }, (_, index) => `event:Ev${first + index}`)],
+  });
+  return rows[0]?.count === EVENTS;
+}
+
+const all = (first: number) =>
+  Promise.all(Array.from({ length: EVENTS }, (_, index) => send(`Ev${first + index}`)));
+
+test('an inbox that is locked answers 503 within a second, and takes each event once afterwards', async () => {
+  const refused = await holding('lock table inbox in access exclusive mode', () => all(100));
+
+  for (const { status, tookMs } of refused) {
+    expect(status).toBe(503);
+    expect(tookMs).toBeLessThan(BOUND_MS);
+  }
+  expect((await all(100)).map(({ status }) => status)).toEqual(Array(EVENTS).fill(200));
+  await until('each to be handled', () => handled(100));
+  const { rows } = await product.db.query<{ count: number }>({
+    text: `select count(*) as count from inbox where dedupe_key like 'event:Ev10_'`,
+  });
+  expect(rows).toEqual([{ count: EVENTS }]);
+});
+
+test('work that holds every other connection does not keep an event from being taken', async () => {
+  const looks: Promise<unknown>[] = [];
+  const taken = await holding('lock table runs in access exclusive mode', async () => {
+    // Each asks about runs, and holds a connection until it is answered.
+    for (let index = 0; index < WORK_CONNECTIONS; index += 1)
+      looks.push(fetch(`http://127.0.0.1:${product.product.address.port}/readyz`));
+    await until('every connection to be held', async () => {
+      const { rows } = await product.db.query<{ count: number }>({
+        text: `select count(*) as count from pg_stat_activity
+               where datname = current_database() and application_name = 'countersign' and wait_event_type = 'Lock'`,
+      });
+      return (rows[0]?.count ?? 0) >= WORK_CONNECTIONS - 1;
+    });
+    return all(200);
+  });
+  await Promise.all(looks);
+
+  for (const { status, tookMs } of taken) {
+    expect(status).toBe(200);
+    expect(tookMs).toBeLessThan(BOUND_MS);
+  }
+  await until('each to be handled', () => handled(200));
+});

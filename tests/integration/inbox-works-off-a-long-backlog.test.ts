@@ -1,0 +1,55 @@
+/**
+ * Guarantee: what came while nobody worked the inbox is worked off at the pace of the work itself, oldest first, however much it is: a claim
+ * reads the rows that it takes, not all that wait.
+ */
+import { randomUUIDv7 } from 'node:crypto';
+import { expect, test } from 'vitest';
+import { openBell } from '../../src/jobs/engine/bell.ts';
+import { startInbox } from '../../src/jobs/inbox.ts';
+import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
+
+const BACKLOG = 20_000;
+const HANDLED = 1_000;
+/** About one on an idle machine. Reading all that wait for each claim, it was a minute. */
+const BOUND_MS = 10_000;
+
+const base = useDatabase();
+
+test('a thousand of twenty thousand rows are handled within seconds, the oldest', async () => {
+  await base.db.query({
+    text: `insert into inbox (workspace_id, inbox_id, dedupe_key, source, payload, next_try_at)
+           select $1, uuidv7(), 'event:' || n, 'event', '{"type":"event_callback"}', db_now() - n * interval '1 millisecond'
+           from generate_series(1, $2::integer) n`,
+    values: [WORKSPACE, BACKLOG],
+  });
+  const workerId = randomUUIDv7();
+  await base.db.query({
+    text: `insert into workers (worker_id, pid, lease_until) values ($1, 1, 'infinity')`,
+    values: [workerId],
+  });
+  const bell = await openBell(base.db);
+  const seen: string[] = [];
+  const startedAt = performance.now();
+
+  const loop = startInbox({
+    database: base.db,
+    bell,
+    workerId,
+    log: testLog,
+    route: async ({ inboxId }) => {
+      seen.push(inboxId);
+      return async () => undefined;
+    },
+  });
+  await until('a thousand to be handled', async () => seen.length > HANDLED, 60_000);
+  const tookMs = performance.now() - startedAt;
+  await loop.stop();
+  await bell.close();
+
+  expect(tookMs).toBeLessThan(BOUND_MS);
+  const { rows } = await base.db.query<{ youngest: number }>({
+    text: `select min(substr(dedupe_key, 7)::integer) as youngest from inbox where inbox_id = any($1::uuid[])`,
+    values: [seen],
+  });
+  expect(rows[0]?.youngest).toBe(BACKLOG - seen.length + 1);
+});
