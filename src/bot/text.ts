@@ -6,7 +6,7 @@
  * `chunks` here, and what comes out can neither ping, link, format, hide characters, close its quotation, nor show a secret.
  * Masking comes first, then hidden characters, then entities: a later step never sees what an earlier one removed.
  */
-import { maskSecrets } from '../log.ts';
+import { maskSecrets } from '../secrets.ts';
 
 /** Slack's limits, in UTF-16 units of the text as sent. Reference pages of docs.slack.dev, read November 2026. */
 export const LIMITS = {
@@ -71,10 +71,13 @@ export function escapeText(text: string): string {
   return entities(visible(text));
 }
 
-/** Makes one line of many, the breaks shown: outside text that stands on a line of ours cannot start another. */
+/**
+ * Makes one line of many, the breaks shown: outside text that stands on a line of ours cannot start another. Masks secrets, because some of
+ * them have lines.
+ */
 export function oneLine(text: string): string {
   // By lines, not by one pattern with blanks around the break: that takes quadratic time on a long run of blanks.
-  return text
+  return maskSecrets(text)
     .split(/[\n\r\u{2028}\u{2029}\u{85}\v\f]+/u)
     .map((line) => line.trim())
     .filter((line) => line !== '')
