@@ -5,6 +5,7 @@
 import { Command, CommanderError } from 'commander';
 import { actionsCommand } from './commands/actions.ts';
 import { databaseUrlFor, operator } from './commands/operator.ts';
+import { complain, print, printJson } from './commands/output.ts';
 import { runsCommand } from './commands/runs.ts';
 import { describeConfig, readPolicyFile, readVariables, serveConfig } from './config.ts';
 import { CountersignError, hasCode } from './errors.ts';
@@ -12,7 +13,7 @@ import { activatePolicy, onlyWorkspace } from './jobs/definitions.ts';
 import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
 import { migrate } from './jobs/engine/migrate.ts';
 import { verifyLedger } from './jobs/ledger-verify.ts';
-import { createLogger, maskSecrets } from './log.ts';
+import { createLogger } from './log.ts';
 import { firstPolicy, parsePolicyPeople } from './policies/first-policy.ts';
 
 /** FAULTS: finish or hand over within 25 s; then the process goes whatever is left. */
@@ -76,7 +77,7 @@ Examples:
   } catch (error) {
     // Commander has printed its own line.
     if (error instanceof CommanderError) process.exit(error.exitCode);
-    process.stderr.write(`countersign: ${oneLine(error)}\n`);
+    complain(words(error));
     process.exit(1);
   }
 }
@@ -103,8 +104,8 @@ async function dev(): Promise<void> {
       'another Countersign runs in this folder: they share its local parts, and the local Slack now speaks to this one',
     );
   if (filled.pageUrl !== null)
-    process.stdout.write(
-      `\n  Countersign is ready (process ${process.pid}). Open the local workspace:\n\n    ${filled.pageUrl}\n\n  Try: @Countersign merge pull request 1 in acme/shop\n  Beside it, in this folder: npx countersign runs list\n  Stop with Ctrl-C.\n\n`,
+    print(
+      `\n  Countersign is ready (process ${process.pid}). Open the local workspace:\n\n    ${filled.pageUrl}\n\n  Try: @Countersign merge pull request 1 in acme/shop\n  Beside it, in this folder: npx countersign runs list\n  Stop with Ctrl-C.\n`,
     );
   stopOnSignal(async () => {
     await product.stop();
@@ -135,7 +136,7 @@ async function applyMigrations(): Promise<void> {
     adminUrl: DATABASE_ADMIN_URL,
     appRole: decodeURIComponent(new URL(DATABASE_URL).username),
   });
-  process.stdout.write(applied.length === 0 ? 'Nothing to do.\n' : `Applied ${applied.join(', ')}\n`);
+  print(applied.length === 0 ? 'Nothing to do.' : `Applied ${applied.join(', ')}`);
 }
 
 async function policyApply(options: { reason: string }): Promise<void> {
@@ -161,9 +162,7 @@ async function policyApply(options: { reason: string }): Promise<void> {
     const changed = await database.transaction((tx) =>
       activatePolicy(tx, workspaceId, { version, content }, by, options.reason),
     );
-    process.stdout.write(
-      changed ? `Policy ${version} is active.\n` : `Policy ${version} was active already.\n`,
-    );
+    print(changed ? `Policy ${version} is active.` : `Policy ${version} was active already.`);
   } finally {
     await database.close();
   }
@@ -179,13 +178,13 @@ async function ledgerVerify(options: { json?: boolean }): Promise<void> {
   });
   try {
     const check = await verifyLedger(database);
-    process.stdout.write(
-      options.json
-        ? `${JSON.stringify(check)}\n`
-        : check.firstBad === null
-          ? `The ledger verifies: ${check.entries} entries of ${check.subjects} subjects in ${check.seals} seals, ${check.unsealed} not yet sealed.\nHead: ${check.head ?? 'none'}\n`
-          : `The ledger does NOT verify: ${check.firstBad}\n`,
-    );
+    if (options.json) printJson(check);
+    else
+      print(
+        check.firstBad === null
+          ? `The ledger verifies: ${check.entries} entries of ${check.subjects} subjects in ${check.seals} seals, ${check.unsealed} not yet sealed.\nHead: ${check.head ?? 'none'}`
+          : `The ledger does NOT verify: ${check.firstBad}`,
+      );
     if (check.firstBad !== null) process.exitCode = 1;
   } finally {
     await database.close();
@@ -202,7 +201,7 @@ function stopOnSignal(stop: () => Promise<void>): void {
     stop().then(
       () => process.exit(0),
       (error: unknown) => {
-        process.stderr.write(`countersign: ${oneLine(error)}\n`);
+        complain(words(error));
         process.exit(1);
       },
     );
@@ -211,12 +210,7 @@ function stopOnSignal(stop: () => Promise<void>): void {
   process.on('SIGINT', onSignal);
 }
 
-function oneLine(error: unknown): string {
-  const text =
-    error instanceof Error
-      ? error instanceof CountersignError
-        ? error.message
-        : `${error.name}: ${error.message}`
-      : String(error);
-  return maskSecrets(text).replaceAll(/\s*\n\s*/g, ' ');
+function words(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return error instanceof CountersignError ? error.message : `${error.name}: ${error.message}`;
 }

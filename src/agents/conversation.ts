@@ -5,7 +5,7 @@
  * Invariant: nothing enters it that looks like a credential or exceeds the bound on a tool result; every tool call
  * of an assistant message is answered in the user message right after it before a model sees either.
  */
-import { maskSecrets } from '../log.ts';
+import { maskedJson, maskSecrets } from '../secrets.ts';
 import type { Json, JsonObject } from '../types.ts';
 
 export interface TextBlock {
@@ -17,6 +17,8 @@ export interface ToolUseBlock {
   readonly id: string;
   readonly name: string;
   readonly input: Json;
+  /** Set when `input` came with something that looks like a credential, which is masked in it: the call is refused. */
+  readonly heldSecret?: true;
 }
 /** A block of the provider's own (reasoning, for one) that it wants back unchanged. Never read, never shown. */
 export interface OpaqueBlock {
@@ -119,6 +121,22 @@ function lastExchange(conversation: Conversation): {
   const before = conversation.messages.at(-2);
   if (last === undefined || before?.role !== 'assistant') return { calls: [], answers: [] };
   return { calls: before.content.filter(isToolUse), answers: last.content.filter(isToolResult) };
+}
+
+/** What a model said, as it may be kept: masked, calls that held a credential marked. The provider's own blocks are left as they are. */
+export function keptBlock(block: ModelBlock): ModelBlock {
+  switch (block.type) {
+    case 'text':
+      return { ...block, text: maskSecrets(block.text) };
+    case 'tool_use': {
+      const input = maskedJson(block.input);
+      return input === block.input ? block : { ...block, input, heldSecret: true };
+    }
+    case 'opaque':
+      return block;
+    default:
+      return block satisfies never;
+  }
 }
 
 export function isToolUse(block: ModelBlock): block is ToolUseBlock {

@@ -6,12 +6,13 @@
  * form well, or may not make is never run. Every bound is checked before the call it bounds.
  */
 import { ERROR_TABLE, type ErrorCode } from '../errors.ts';
-import { holdsSecret, maskSecrets } from '../log.ts';
+import { maskedJson, maskSecrets } from '../secrets.ts';
 import type { Fetch, Json, JsonObject, ProposedAction, ReadTool, Step, Tool, WriteTool } from '../types.ts';
 import {
   answerAll,
   type Conversation,
   isToolUse,
+  keptBlock,
   openCalls,
   resultText,
   type ToolResultBlock,
@@ -172,14 +173,17 @@ function takeTurn(
 ): Promise<ModelTurn> {
   return step.run(
     'turn',
-    ({ signal }) =>
-      model.turn({
+    async ({ signal }) => {
+      const turn = await model.turn({
         system: agent.prompt,
         messages: conversation.messages,
         tools: [...tools].map(([name, { description, inputSchema }]) => ({ name, description, inputSchema })),
         maxTokens: agent.budget.maxTokensPerTurn,
         signal,
-      }),
+      });
+      // Before it is journaled: what is in the journal goes back into the next prompt.
+      return { ...turn, content: turn.content.map(keptBlock) };
+    },
     {
       ...TURN_TRIES,
       // Place and version only. The messages follow from the journal; hashing them would park every waiting run
@@ -278,6 +282,12 @@ function sortCalls(calls: readonly ToolUseBlock[], tools: ReadonlyMap<string, To
       refuse(`There is no tool of this name. The tools are: ${[...tools.keys()].join(', ')}.`);
       continue;
     }
+    // Also looked at here: a turn journaled by an earlier release carries no mark.
+    if (call.heldSecret === true || maskedJson(call.input) !== call.input) {
+      malformed = true;
+      refuse('The arguments hold something that looks like a credential. Leave it out.');
+      continue;
+    }
     let input: JsonObject;
     try {
       input = tool.parse(call.input);
@@ -286,10 +296,7 @@ function sortCalls(calls: readonly ToolUseBlock[], tools: ReadonlyMap<string, To
       refuse(messageOf(error));
       continue;
     }
-    if (holdsSecret(JSON.stringify(input))) {
-      malformed = true;
-      refuse('The arguments hold something that looks like a credential. Leave it out.');
-    } else if (place >= MAX_CALLS_PER_TURN) {
+    if (place >= MAX_CALLS_PER_TURN) {
       refuse(`Only ${MAX_CALLS_PER_TURN} calls are taken at once. Call again if it is still needed.`);
     } else if (tool.access === 'read') {
       reads.push({ toolUseId: call.id, place, tool, input });

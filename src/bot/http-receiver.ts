@@ -9,6 +9,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import type { Receiver } from '@slack/bolt';
 import type { Logger } from '../log.ts';
+import { maskedJson } from '../secrets.ts';
 import { Crowd } from './crowd.ts';
 import { carriesSignature, type Ingest } from './ingest.ts';
 
@@ -39,7 +40,7 @@ const STOP_GRACE_MS = 5_000;
 export interface HttpReceiverOptions {
   /** Null in Socket Mode: only health and readiness are served. */
   readonly ingest: Ingest | null;
-  /** For GET /readyz. A rejection counts as not ready. `detail` is shown to whoever asks: no secrets. */
+  /** For GET /readyz. A rejection counts as not ready. `detail` is shown to whoever asks; what looks like a credential in it is masked. */
   readonly ready: () => Promise<{ readonly ok: boolean; readonly detail: object }>;
   readonly log: Logger;
   /** Default `3000`; `0` takes a free port. */
@@ -212,7 +213,7 @@ export class HttpReceiver implements Receiver {
     });
     try {
       const { ok, detail } = await Promise.race([this.#options.ready(), late]);
-      answer(response, ok ? 200 : 503, { ok, ...detail });
+      answer(response, ok ? 200 : 503, maskedJson({ ok, ...detail }));
     } catch (error) {
       this.#options.log.error({ err: error }, 'readiness check failed');
       answer(response, 503, { ok: false });

@@ -31,7 +31,7 @@ export interface SlackClientOptions {
 export function clientOptions(options: Omit<SlackClientOptions, 'botToken'>): WebClientOptions {
   return {
     ...(options.slackApiUrl === undefined ? {} : { slackApiUrl: options.slackApiUrl }),
-    ...(options.fetch === undefined ? {} : { fetch: options.fetch as typeof globalThis.fetch }),
+    fetch: withoutRedirects(options.fetch ?? globalThis.fetch),
     retryConfig: { retries: 0 },
     rejectRateLimitedCalls: true,
     // A method name that is an address would carry the token there.
@@ -39,6 +39,11 @@ export function clientOptions(options: Omit<SlackClientOptions, 'botToken'>): We
     timeout: CALL_TIMEOUT_MS,
     logger: slackLogger(options.log),
   };
+}
+
+/** Wherever a redirect led, the token or the message would go along. Slack's API sends none. */
+function withoutRedirects(fetch: Fetch): typeof globalThis.fetch {
+  return ((input, init) => fetch(input, { ...init, redirect: 'error' })) as typeof globalThis.fetch;
 }
 
 export function createClient(options: SlackClientOptions): WebClient {

@@ -4,9 +4,13 @@
  *
  * Invariant: every string that did not come from our own code passes `escapeText`, `codeSpan`, `cut` or
  * `chunks` here, and what comes out can neither ping, link, format, hide characters, close its quotation, nor show a secret.
- * Masking comes first, then hidden characters, then entities: a later step never sees what an earlier one removed.
+ * Masking comes first, then hidden characters, then entities: a later step never sees what an earlier one removed. Whatever length is
+ * given or measured here is that of the text as sent.
  */
-import { maskSecrets } from '../log.ts';
+import { maskSecrets } from '../secrets.ts';
+import { ISOLATE, ISOLATE_END, isolated, visible } from './visible.ts';
+
+export { plainJson, visible } from './visible.ts';
 
 /** Slack's limits, in UTF-16 units of the text as sent. Reference pages of docs.slack.dev, read November 2026. */
 export const LIMITS = {
@@ -39,26 +43,6 @@ export const LIMITS = {
 } as const;
 
 /**
- * Characters that show nothing or change how their neighbours show: controls (line break and tab excepted), format
- * characters (bidi, zero-width, tags), default-ignorables (fillers, variation selectors), private use, unassigned
- * surrogates, odd separators, the braille blank. The selector of emoji presentation stays after an emoji.
- */
-const HIDDEN =
-  /(?![\n\t])\p{Cc}|\p{Cf}|\p{Cs}|\p{Co}|\p{Zl}|\p{Zp}|(?![ \u{a0}\u{3000}])\p{Zs}|\u{2800}|(?!\u{fe0f})\p{DI}|(?<!\p{Emoji})\u{fe0f}/gu;
-
-/** An escape of ours in the outside text itself: its backslash is escaped, so that ours cannot be imitated. */
-const IMITATED_ESCAPE = /\\(?=u\{)/g;
-
-function escapeOf(character: string): string {
-  return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
-}
-
-/** Masks secrets and shows hidden characters as `\u{202e}`. Line breaks and tabs stay. */
-export function visible(text: string): string {
-  return maskSecrets(text).replace(IMITATED_ESCAPE, '\\u{5c}').replace(HIDDEN, escapeOf);
-}
-
-/**
  * Slack's three control characters as entities, which is all it decodes, in plain_text as in mrkdwn. Without `<` no
  * mention, link, channel, group or date syntax can live.
  */
@@ -68,13 +52,16 @@ function entities(text: string): string {
 
 /** Outside text for a plain_text object, line breaks kept. Never for mrkdwn: formatting is not neutralised. */
 export function escapeText(text: string): string {
-  return entities(visible(text));
+  return entities(prepare(text, 'plain'));
 }
 
-/** Makes one line of many, the breaks shown: outside text that stands on a line of ours cannot start another. */
+/**
+ * Makes one line of many, the breaks shown: outside text that stands on a line of ours cannot start another. Masks secrets, because some of
+ * them have lines.
+ */
 export function oneLine(text: string): string {
   // By lines, not by one pattern with blanks around the break: that takes quadratic time on a long run of blanks.
-  return text
+  return maskSecrets(text)
     .split(/[\n\r\u{2028}\u{2029}\u{85}\v\f]+/u)
     .map((line) => line.trim())
     .filter((line) => line !== '')
@@ -105,11 +92,11 @@ function prepare(text: string, place: Place): string {
   const shown = visible(text);
   switch (place) {
     case 'plain':
-      return shown;
+      return isolated(shown);
     case 'fence':
-      return shown.replace(/`{3,}/g, (run) => '\\u{60}'.repeat(run.length));
+      return isolated(shown.replace(/`{3,}/g, (run) => '\\u{60}'.repeat(run.length)));
     case 'span':
-      return shown.replaceAll('`', '\\u{60}');
+      return isolated(shown.replaceAll('`', '\\u{60}'));
     default:
       return place satisfies never;
   }
@@ -150,23 +137,35 @@ export function cut(text: string, max: number, place: Place = 'plain'): Cut {
   let shown = 0;
   let total = 0;
   let open = true;
+  let toClose = 0;
   for (const character of characters(shownText)) {
-    total += 1;
+    const isMark = isIsolate(character);
+    if (!isMark) total += 1;
     if (!open) continue;
     const piece = entities(character);
-    if (out.length + piece.length > max) {
+    // What was opened has to be closed: its end has a place from the beginning.
+    const after = character === ISOLATE ? 1 : character === ISOLATE_END ? 0 : toClose;
+    if (out.length + piece.length + after > max) {
       open = false;
       continue;
     }
+    toClose = after;
     out += piece;
-    shown += 1;
+    if (!isMark) shown += 1;
   }
-  return { text: out, shown, total, complete: false };
+  if (toClose === 0) return { text: out, shown, total, complete: false };
+  const closed = out.endsWith(ISOLATE) ? out.slice(0, -1) : out + ISOLATE_END;
+  return { text: closed, shown, total, complete: false };
+}
+
+/** Ours, no characters of the text. */
+function isIsolate(character: string): boolean {
+  return character === ISOLATE || character === ISOLATE_END;
 }
 
 function count(text: string): number {
   let total = 0;
-  for (const _ of characters(text)) total += 1;
+  for (const character of characters(text)) if (!isIsolate(character)) total += 1;
   return total;
 }
 
@@ -178,14 +177,18 @@ export function chunks(text: string, max: number, place: Place = 'plain'): strin
   const pieces: string[] = [];
   let piece = '';
   let lastBreak = 0;
+  let toClose = 0;
   for (const character of characters(prepare(text, place))) {
     const escaped = entities(character);
-    if (piece.length + escaped.length > max) {
-      const border = lastBreak > max / 2 ? lastBreak : piece.length;
-      pieces.push(piece.slice(0, border));
-      piece = piece.slice(border);
+    const after = character === ISOLATE ? 1 : character === ISOLATE_END ? 0 : toClose;
+    if (piece.length + escaped.length + after > max) {
+      const isAtBreak = lastBreak > max / 2;
+      const border = isAtBreak ? lastBreak : piece.length;
+      pieces.push(piece.slice(0, border) + (isAtBreak || toClose === 0 ? '' : ISOLATE_END));
+      piece = (isAtBreak || toClose === 0 ? '' : ISOLATE) + piece.slice(border);
       lastBreak = 0;
     }
+    toClose = after;
     piece += escaped;
     if (character === '\n') lastBreak = piece.length;
   }

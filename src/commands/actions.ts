@@ -13,6 +13,7 @@ import { MAX_REASON_LENGTH, settleUnknown } from '../jobs/settling.ts';
 import { firstPolicy, parsePolicyPeople } from '../policies/first-policy.ts';
 import { ACTION_STATUSES, type ActionStatus, type NoteReason, type WorkspaceId } from '../types.ts';
 import { operator, withDatabase } from './operator.ts';
+import { print, printJson } from './output.ts';
 
 /** A screen or two; the rest is in the database. */
 const LISTED = 200;
@@ -57,12 +58,13 @@ async function list(options: { status?: ActionStatus; json?: boolean }): Promise
   await withDatabase('actions', async (database, workspaceId) => {
     const status = options.status ?? null;
     const found = await listActions(database, workspaceId, { status, limit: LISTED });
-    process.stdout.write(options.json ? `${JSON.stringify(found)}\n` : table(found, status));
+    if (options.json) printJson(found);
+    else print(table(found, status));
   });
 }
 
 function table(found: readonly ListedAction[], status: ActionStatus | null): string {
-  if (found.length === 0) return status === null ? 'No actions.\n' : `No actions are ${status}.\n`;
+  if (found.length === 0) return status === null ? 'No actions.' : `No actions are ${status}.`;
   const lines = [['ACTION', 'STATUS', 'SINCE', 'KIND', 'TITLE']];
   for (const action of found)
     lines.push([
@@ -82,7 +84,7 @@ function table(found: readonly ListedAction[], status: ActionStatus | null): str
       .trimEnd(),
   );
   if (found.length === LISTED) rows.push(`Showing the newest ${LISTED}.`);
-  return `${rows.join('\n')}\n`;
+  return rows.join('\n');
 }
 
 /** Outside text on one line of a terminal, where it can move no cursor. */
@@ -118,11 +120,9 @@ async function settle(idOrPrefix: string, options: SettleOptions): Promise<void>
     );
     if (!answer.settled) throw new CountersignError('ACTION_NOT_PERMITTED', refusal(actionId, answer.note));
     const word = happened ? 'happened' : 'did not happen';
-    process.stdout.write(
-      options.json
-        ? `${JSON.stringify({ actionId, status: happened ? 'done' : 'failed', settlement: answer.settlement })}\n`
-        : `Action ${actionId} is recorded: it ${word}, on the word of cli/${by.user}.\n`,
-    );
+    if (options.json)
+      printJson({ actionId, status: happened ? 'done' : 'failed', settlement: answer.settlement });
+    else print(`Action ${actionId} is recorded: it ${word}, on the word of cli/${by.user}.`);
   });
 }
 

@@ -26,6 +26,7 @@ import { type SteeredByPerson, type SteerWord, steer } from '../jobs/steering.ts
 import { createLogger } from '../log.ts';
 import { RUN_STATUSES, type RunStatus, type WorkspaceId } from '../types.ts';
 import { operator, withDatabase } from './operator.ts';
+import { complain, print, printJson } from './output.ts';
 
 /** Most terminals that people read logs in are at least this wide. */
 const WIDTH = 120;
@@ -114,7 +115,7 @@ async function list(options: ListOptions): Promise<void> {
       ...(status === undefined ? {} : { statuses: status }),
       ...(workflow === undefined ? {} : { workflowName: workflow }),
     });
-    if (options.json) return print(JSON.stringify({ runs, more }));
+    if (options.json) return printJson({ runs, more });
     if (runs.length === 0)
       return print(
         status === undefined && workflow === undefined ? 'There are no runs.' : 'No run is like that.',
@@ -131,7 +132,7 @@ async function show(idOrPrefix: string, options: { all?: boolean; json?: boolean
     const bounds = options.all || options.json ? TRACE_WHOLE : TRACE_SHOWN;
     const report = await readRun(database, workspaceId, runId, bounds);
     if (report === null) throw new CountersignError('RUN_NOT_FOUND', `There is no run ${runId}`);
-    if (options.json) print(JSON.stringify(report));
+    if (options.json) printJson(report);
     else print(...describe(report));
   });
 }
@@ -168,10 +169,10 @@ async function steerRun(idOrPrefix: string, word: SteerWord, options: SteerOptio
       );
       const { changed, status } = answer;
       const cannot = !changed && !IS_SO_ALREADY[word].includes(status);
-      if (options.json) print(JSON.stringify({ runId, changed, status }));
+      if (options.json) printJson({ runId, changed, status });
       else if (!cannot) print(changed ? done(runId, word, answer) : soAlready(runId, word, status));
       if (!cannot) return;
-      process.stderr.write(`countersign: ${refusal(runId, word, status)}\n`);
+      complain(refusal(runId, word, status));
       process.exitCode = 1;
     } finally {
       await queue.close();
@@ -490,13 +491,4 @@ function span(durationMs: number): string {
 
 function size(bytes: number): string {
   return bytes < 1_000 ? `${bytes} B` : `${(bytes / 1_000).toFixed(1)} kB`;
-}
-
-function print(...lines: readonly string[]): void {
-  // Whoever reads may have had enough, as `head` has: that is no error of ours.
-  process.stdout.once('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(0);
-    throw error;
-  });
-  process.stdout.write(`${lines.join('\n')}\n`);
 }

@@ -8,6 +8,7 @@
  * Lock order: event key -> request -> action -> ledger subject.
  */
 import { randomUUIDv7 } from 'node:crypto';
+import { maskSecrets } from '../secrets.ts';
 import type {
   DeliveryTarget,
   Eligibility,
@@ -44,7 +45,9 @@ export interface DecideDeps {
  * Takes a verified click. Records a decision, or explains privately why not; either way its author sees something.
  * Repeatable: the same click again is answered as already counted or decided.
  */
-export async function decide(tx: Tx, deps: DecideDeps, asked: DecisionAsked): Promise<void> {
+export async function decide(tx: Tx, deps: DecideDeps, clicked: DecisionAsked): Promise<void> {
+  // Masked before it is kept: the reason goes to the card, the thread, the agent and the ledger.
+  const asked = { ...clicked, reason: clicked.reason === null ? null : maskSecrets(clicked.reason) };
   const { workspaceId, person } = asked;
   const refuse = async (note: NoteReason, runId: string | null): Promise<void> => {
     await oweNote(tx, workspaceId, noteTarget(asked), note);

@@ -6,6 +6,7 @@
  * so that the inbox row can be marked handled in the same transaction.
  */
 import { randomUUIDv7 } from 'node:crypto';
+import { maskSecrets } from '../secrets.ts';
 import type {
   ApprovalView,
   DeliveryTarget,
@@ -144,7 +145,8 @@ export function createDesk(options: DeskOptions): Desk {
         owner: person,
         audience: thread.channelId,
       });
-      const objective = asked.text.slice(0, MAX_OBJECTIVE);
+      // Masked before it is kept: from here it goes to prompts, journals, cards and the ledger.
+      const objective = maskSecrets(asked.text).slice(0, MAX_OBJECTIVE);
       const task = { ...run, taskId, objective, requester: person, thread, messageTs: asked.messageTs };
       if (!(await insertTask(tx, task))) return;
       await owe(tx, {

@@ -245,7 +245,7 @@ const JOURNAL = `
   from (select path, fence, max(fence) over (order by finished_at) as highest from steps join this using (run_id)) as written`;
 
 function receiptsIn(thread: readonly SeenMessage[], pull: number): SeenMessage[] {
-  return thread.filter((message) => message.text.startsWith(`✓ Merged pull request ${pull} as`));
+  return thread.filter((message) => message.text.startsWith(`✓ \`Merged pull request ${pull} as`));
 }
 
 function textOf(message: SeenMessage | undefined): string {

@@ -392,7 +392,7 @@ describe('an action that the policy allowed without asking', () => {
     expect(await unsettledAction(story.db, TEAM, actionId, deployment)).toEqual(unsettled[0]);
     await until('the question', async () =>
       (await story.people.thread(ENGINEERING, task.thread.threadTs)).some((message) =>
-        message.text.startsWith('? Outcome unknown: post the notes'),
+        message.text.startsWith('? Outcome unknown: `post the notes'),
       ),
     );
     const onTaskMessage = async (person: PersonFacts) => {
@@ -426,7 +426,7 @@ describe('an action that the policy allowed without asking', () => {
     expect(await unsettledOf(story.db, TEAM, task.taskId)).toEqual([]);
     await until('the thread’s line', async () =>
       (await story.people.thread(ENGINEERING, task.thread.threadTs)).some(
-        ({ text }) => text === '✗ It did not happen: post the notes',
+        ({ text }) => text === '✗ It did not happen: `post the notes`',
       ),
     );
   });

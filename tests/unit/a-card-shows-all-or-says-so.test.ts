@@ -13,7 +13,7 @@ import { approvalDetails } from '../../src/bot/cards/details.ts';
 import { draw, noteText, reasonModal } from '../../src/bot/cards/message.ts';
 import { settleModal } from '../../src/bot/cards/settling.ts';
 import { whole } from '../../src/bot/cards/whole.ts';
-import { escapeText, LIMITS } from '../../src/bot/text.ts';
+import { escapeText, LIMITS, plainJson } from '../../src/bot/text.ts';
 import {
   ACTION_STATUSES,
   type ApprovalView,
@@ -24,6 +24,9 @@ import {
 } from '../../src/types.ts';
 import { asText, broken, buttonIds, texts } from './bot-measure.ts';
 import { approvalView, CARD_STATES, REVIEWER_A, REVIEWER_B, taskView, UNSETTLED } from './bot-views.ts';
+
+/** Without what keeps writing from right to left to its line. */
+const bare = (text: string): string => text.replaceAll(/[\u2068\u2069]/g, '');
 
 const GOLDEN = new URL('../golden/blocks/', import.meta.url);
 
@@ -222,7 +225,8 @@ function expectInert(blocks: unknown): void {
     expect(type === 'mrkdwn' ? withoutOurs(text) : text.replaceAll(/&(?:lt|gt|amp);/g, '')).not.toMatch(
       /[<>&]/,
     );
-    expect(text).not.toMatch(/(?![\n\t])\p{Cc}|\p{Cf}/u);
+    // But for what keeps writing from right to left to its line.
+    expect(text.replaceAll(/[\u2068\u2069]/g, '')).not.toMatch(/(?![\n\t])\p{Cc}|\p{Cf}/u);
     expect(text).not.toContain('xoxb-1234567890');
     if (type === 'mrkdwn' && text.startsWith('```')) expect(text.slice(3, -3)).not.toContain('```');
   }
@@ -270,13 +274,15 @@ describe('any card', () => {
         const pending = { ...view, status: 'pending' as const };
         const card = approvalCard(pending);
         if (!card.fits) return;
-        const shown = texts(card.blocks)
-          .map(({ text }) => text)
-          .join('\n');
+        const shown = bare(
+          texts(card.blocks)
+            .map(({ text }) => text)
+            .join('\n'),
+        );
         const inFence = (text: string) =>
-          escapeText(text).replace(/`{3,}/g, (run) => '\\u{60}'.repeat(run.length));
+          bare(escapeText(text)).replace(/`{3,}/g, (run) => '\\u{60}'.repeat(run.length));
         for (const { path, expected } of pending.preconditions)
-          expect(shown).toContain(inFence(`${path} = ${JSON.stringify(expected)}`));
+          expect(shown).toContain(inFence(`${path} = ${plainJson(expected)}`));
         expect(shown).toContain(inFence(JSON.stringify(pending.arguments, null, 2)));
         expect(shown).toContain(inFence(pending.body ?? ''));
       }),
@@ -285,7 +291,7 @@ describe('any card', () => {
   });
 
   it('fills the room of every part with the dearest characters and still fits into a message', () => {
-    for (const dear of ['"', '\\', '&', '<', '\n"', '\u202e', '`']) {
+    for (const dear of ['"', '\\', '&', '<', '\n"', '\u202e', '`', 'א\n', '\u0301']) {
       const long = dear.repeat(1_200);
       const view = approvalView({
         title: long,
@@ -314,7 +320,9 @@ describe('any card', () => {
         createdAt: long,
       });
       // Only the words of an approved card depend on what became of its action.
-      for (const status of REQUEST_STATUSES)
+      // Of what is split by the segmenter, one card: it takes its time.
+      const statuses = /^[ -~\n\u202e]+$/.test(dear) ? REQUEST_STATUSES : (['pending'] as const);
+      for (const status of statuses)
         for (const actionStatus of status === 'approved' ? ACTION_STATUSES : (['awaiting'] as const))
           for (const settlement of [
             null,
@@ -335,13 +343,15 @@ describe('Details', () => {
       fc.property(anyView, (view) => {
         const pages = approvalDetails(view);
         const inFence = (text: string) =>
-          escapeText(text).replace(/`{3,}/g, (run) => '\\u{60}'.repeat(run.length));
-        const joined = pages
-          .flatMap((page) =>
-            texts(page.blocks).filter(({ type, text }) => type === 'mrkdwn' && text.startsWith('```')),
-          )
-          .map(({ text }) => text.slice(4, -4))
-          .join('');
+          bare(escapeText(text)).replace(/`{3,}/g, (run) => '\\u{60}'.repeat(run.length));
+        const joined = bare(
+          pages
+            .flatMap((page) =>
+              texts(page.blocks).filter(({ type, text }) => type === 'mrkdwn' && text.startsWith('```')),
+            )
+            .map(({ text }) => text.slice(4, -4))
+            .join(''),
+        );
         for (const page of pages) {
           expect(broken(page.blocks, 'modal')).toEqual([]);
           expect(page.title.text.length).toBeLessThanOrEqual(LIMITS.modalTitle);

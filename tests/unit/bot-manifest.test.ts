@@ -3,10 +3,11 @@
  * listened to, asks for the scopes of the methods that are called and for no other, and sends everything to the one
  * address that is served.
  */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { COMMAND, EVENTS } from '../../src/bot/app.ts';
+import { botSources, calledMethods, HIDDEN_CALL } from '../support/slack-methods.ts';
 
 const ROOT = new URL('../../', import.meta.url);
 const manifest = z
@@ -40,6 +41,8 @@ const manifest = z
 
 /** Scopes a bot needs per method, from each method's reference page, read November 2026. */
 const SCOPES_OF_METHODS: Readonly<Record<string, readonly string[]>> = {
+  // With an app-level token, whose scope connections:write stands in no manifest.
+  'apps.connections.open': [],
   'auth.test': [],
   'chat.postEphemeral': ['chat:write'],
   'chat.postMessage': ['chat:write'],
@@ -64,18 +67,6 @@ const SCOPES_OF_EVENTS: Readonly<Record<string, readonly string[]>> = {
   tokens_revoked: [],
 };
 
-/** `client.chat.postMessage(` in any file of the bot. */
-function calledMethods(): string[] {
-  const folder = new URL('src/bot/', ROOT);
-  const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((name) =>
-    name.endsWith('.ts'),
-  );
-  const calls = files.flatMap((name) => [
-    ...readFileSync(new URL(name, folder), 'utf8').matchAll(/\bclient\s*\.\s*(\w+)\s*\.\s*(\w+)\(/g),
-  ]);
-  return [...new Set(calls.map(([, group, method]) => `${group}.${method}`))].sort();
-}
-
 describe('the manifest', () => {
   it('asks for the scopes of what is called and heard, and for no other', () => {
     const methods = calledMethods();
@@ -89,6 +80,18 @@ describe('the manifest', () => {
       ...(manifest.features.slash_commands.length > 0 ? ['commands'] : []),
     ];
     expect([...manifest.oauth_config.scopes.bot].sort()).toEqual([...new Set(needed)].sort());
+  });
+
+  it('knows of every call, because none hides its method', () => {
+    for (const { name, text } of botSources())
+      expect([name, text.match(HIDDEN_CALL)?.[0]]).toEqual([name, undefined]);
+    // The reading itself: by other names, over lines, with more than one dot.
+    const text = 'x.web\n.chat\n.delete({}); this.#c.apps.connections.open(); a.users.profile.get(1)';
+    expect(calledMethods([{ name: 'x.ts', text }])).toEqual([
+      'apps.connections.open',
+      'chat.delete',
+      'users.profile.get',
+    ]);
   });
 
   it('subscribes to the events that are listened to', () => {

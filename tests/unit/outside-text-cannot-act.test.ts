@@ -15,6 +15,7 @@ import {
   mention,
   mentions,
   oneLine,
+  plainJson,
   showing,
 } from '../../src/bot/text.ts';
 
@@ -49,6 +50,9 @@ const outside = fc
   .array(fc.oneof(nasty, fc.string({ unit: 'binary', maxLength: 8 }), fc.string({ maxLength: 8 })))
   .map((parts) => parts.join(''));
 
+/** Ours: they keep writing from right to left to its line. */
+const withoutIsolates = (text: string): string => text.replaceAll(/[\u2068\u2069]/g, '');
+
 const unescaped = (text: string): string =>
   text.replaceAll('&lt;', '').replaceAll('&gt;', '').replaceAll('&amp;', '');
 
@@ -58,7 +62,7 @@ describe('any text', () => {
       fc.property(outside, (text) => {
         const escaped = escapeText(text);
         expect(unescaped(escaped)).not.toMatch(/[<>&]/);
-        expect(escaped).not.toMatch(/(?![\n\t])\p{Cc}|\p{Cf}|\p{Cs}|\p{Zl}|\p{Zp}/u);
+        expect(withoutIsolates(escaped)).not.toMatch(/(?![\n\t])\p{Cc}|\p{Cf}|\p{Cs}|\p{Zl}|\p{Zp}/u);
         expect(escaped).not.toContain('xoxb-1234567890');
         expect(escaped.isWellFormed()).toBe(true);
       }),
@@ -85,8 +89,11 @@ describe('any text', () => {
         const whole = escapeText(text);
         const piece = cut(text, max);
         expect(piece.text.length).toBeLessThanOrEqual(max);
-        expect(whole.startsWith(piece.text)).toBe(true);
+        expect(withoutIsolates(whole).startsWith(withoutIsolates(piece.text))).toBe(true);
         expect(piece.complete).toBe(piece.text === whole);
+        expect(piece.text.replaceAll(/[^\u2068\u2069\n]/g, '').split('\n')).toEqual(
+          piece.text.split('\n').map((line) => (line.includes('\u2068') ? '\u2068\u2069' : '')),
+        );
         expect(piece.complete).toBe(piece.shown === piece.total);
         expect(piece.text).not.toMatch(/&[a-z]*$/);
       }),
@@ -103,7 +110,7 @@ describe('any text', () => {
         (text, max, times) => {
           const long = text.repeat(times);
           const pieces = chunks(long, max);
-          expect(pieces.join('')).toBe(escapeText(long));
+          expect(withoutIsolates(pieces.join(''))).toBe(withoutIsolates(escapeText(long)));
           for (const piece of pieces) expect(piece.length).toBeLessThanOrEqual(max);
         },
       ),
@@ -122,8 +129,48 @@ describe('in particular', () => {
     expect(escapeText('❤\ufe0f')).toBe('❤\ufe0f');
     expect(escapeText('a\ufe0f')).toBe('a\\u{fe0f}');
   });
-  it('a letter with a thousand marks is cut like a thousand characters', () => {
-    expect(cut(`a${'\u0301'.repeat(1_000)}`, 50)).toMatchObject({ complete: false, total: 1_001 });
+  it('a letter keeps the marks of any orthography; a pile of them is shown as what it is, and cut like it', () => {
+    expect(escapeText('e\u0301\u0323 שָּׁ')).toBe('\u2068e\u0301\u0323 שָּׁ\u2069');
+    expect(escapeText(`a${'\u0301'.repeat(7)}b`)).toBe(`a${'\u0301'.repeat(5)}\\u{301}\\u{301}b`);
+    expect(cut(`a${'\u0301'.repeat(1_000)}`, 50)).toMatchObject({ complete: false, shown: 45 });
+  });
+  it('a mark with no letter cannot strike out a word of ours', () => {
+    expect(escapeText('\u0338')).toBe('\\u{338}');
+    expect(escapeText('a\n\u20e0b \u0336')).toBe('a\n\\u{20e0}b \\u{336}');
+    expect(escapeText('1\ufe0f\u20e3')).toBe('1\ufe0f\u20e3');
+  });
+  it('a word in two alphabets shows which letters are not what they seem; words in one are left alone', () => {
+    expect(escapeText('\u0430cme/shop and pаypal')).toBe('\\u{430}cme/shop and p\\u{430}ypal');
+    expect(escapeText('acme\u2215shop, acme\uff0fshop')).toBe('acme\\u{2215}shop, acme\\u{ff0f}shop');
+    for (const plain of [
+      'Проверь API-ключ и PR',
+      'Δt = 5 μs, λ-Wert',
+      'kırmızı ısı',
+      'größer café',
+      '日本語/README',
+      'ελληνικά',
+      '½ or 1⁄2',
+    ])
+      expect(escapeText(plain)).toBe(plain);
+  });
+  it('emptiness cannot push words out of sight', () => {
+    const blanks = escapeText(`a${' '.repeat(104)}b`);
+    expect(blanks).toBe(`a${' '.repeat(100)}${'\\u{20}'.repeat(4)}b`);
+    expect(escapeText(`a${'\n'.repeat(300)}b`).split('\n')).toHaveLength(6);
+    expect(escapeText(`a${'\n'.repeat(300)}b`)).toMatch(/\\u\{a\}\nb$/);
+    expect(escapeText('a\n\n\nb\n  \nc')).toBe('a\n\n\nb\n  \nc');
+  });
+  it('writing from right to left turns nothing of ours around', () => {
+    expect(escapeText('שלום 7')).toBe('\u2068שלום 7\u2069');
+    expect(codeSpan('ענף')).toBe('`\u2068ענף\u2069`');
+    expect(cut('שלום', 4)).toEqual({ text: '\u2068של\u2069', shown: 2, total: 4, complete: false });
+    expect(cut('שלום', 1)).toEqual({ text: '', shown: 0, total: 4, complete: false });
+    expect(chunks('one\nשלום שלום', 9)).toEqual(['one\n\u2068שלו\u2069', '\u2068ם שלום\u2069']);
+    expect(plainJson({ a: 'ענף' })).toBe('{"a":"\\u05e2\\u05e0\\u05e3"}');
+    expect(JSON.parse(plainJson({ a: 'ענף \u{10840}' }))).toEqual({ a: 'ענף \u{10840}' });
+  });
+  it('an isolate or an override of theirs is shown, not obeyed', () => {
+    expect(escapeText('\u2068a\u2069\u202e')).toBe('\\u{2068}a\\u{2069}\\u{202e}');
   });
   it('a flag is not cut in two', () => {
     expect(cut('🇦🇹🇦🇹', 5)).toEqual({ text: '🇦🇹', shown: 1, total: 2, complete: false });

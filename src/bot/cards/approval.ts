@@ -17,6 +17,7 @@ import {
   mention,
   mentions,
   oneLine,
+  plainJson,
   showing,
 } from '../text.ts';
 import {
@@ -25,13 +26,15 @@ import {
   context,
   type Drawn,
   fenced,
+  missing,
   mrkdwn,
   plain,
   plainElement,
+  plainSaying,
 } from './blocks.ts';
 import { settleButtons, settledBy, settledLine } from './settling.ts';
 import { shortCard } from './short.ts';
-import { agentLabel, decidedBy, took } from './words.ts';
+import { agentLabel, decidedBy, short, took } from './words.ts';
 
 export interface ApprovalCard extends Drawn {
   /** True when everything a reviewer decides on is on the card. Always true once resolved: nothing is decided on it. */
@@ -77,7 +80,7 @@ function pendingCard(view: ApprovalView): ApprovalCard {
   const why = plain(`${view.reasons.map(oneLine).join(' · ')}`, {
     max: ROOM.reasons,
     before: `Why ${view.tier}: `,
-    after: ` (rule ${cut(view.rule, 80).text}, policy ${cut(view.policyVersion, 40).text})`,
+    after: ` (rule ${short(view.rule, 80)}, policy ${short(view.policyVersion, 40)})`,
   });
   seen.add(why.piece);
   blocks.push(why.block);
@@ -103,7 +106,7 @@ function pendingCard(view: ApprovalView): ApprovalCard {
   return {
     blocks,
     fits: seen.complete,
-    text: `Approval needed (${view.tier} risk): ${cut(oneLine(view.title), 200).text}`,
+    text: `Approval needed (${view.tier} risk): ${codeSpan(view.title)}`,
   };
 }
 
@@ -112,7 +115,11 @@ function resolvedCard(view: ApprovalView): ApprovalCard {
   const blocks: CardBlock[] = [header('', view.title, new Tally()), mrkdwn(line)];
   if (quoted !== null && quoted.text !== '')
     blocks.push(
-      plain(oneLine(quoted.text), { max: ROOM.outcome, before: quoted.before, after: quoted.after }).block,
+      ...plainSaying(oneLine(quoted.text), {
+        max: ROOM.outcome,
+        before: quoted.before,
+        after: quoted.after,
+      }),
     );
   if (view.actionStatus === 'unknown')
     blocks.push(
@@ -122,12 +129,13 @@ function resolvedCard(view: ApprovalView): ApprovalCard {
     );
   if (view.changes.length > 0) {
     const lines = view.changes.map(
-      (change) => `${change.path}: ${JSON.stringify(change.expected)} → ${JSON.stringify(change.actual)}`,
+      (change) => `${change.path}: ${plainJson(change.expected)} → ${plainJson(change.actual)}`,
     );
-    blocks.push(fenced(lines.join('\n'), ROOM.changes).block);
+    const changes = fenced(lines.join('\n'), ROOM.changes);
+    blocks.push(changes.block, ...missing(changes.piece));
   }
   blocks.push(...factBlocks(view, new Tally()), subject(view), buttons(view, 'resolved'));
-  return { blocks, fits: true, text: `${line} ${cut(oneLine(view.title), 200).text}` };
+  return { blocks, fits: true, text: `${line} ${codeSpan(view.title)}` };
 }
 
 /** What became of the request: a line of our own, and outside words (a reason, a receipt) to stand below it. */
@@ -280,7 +288,7 @@ function factBlocks(view: ApprovalView, seen: Tally): CardBlock[] {
 
 /** Exactly what will run, under which conditions, and the longer text of the target. */
 function exactly(view: ApprovalView, seen: Tally): CardBlock[] {
-  const conditions = view.preconditions.map(({ path, expected }) => `${path} = ${JSON.stringify(expected)}`);
+  const conditions = view.preconditions.map(({ path, expected }) => `${path} = ${plainJson(expected)}`);
   const will = fenced(
     [
       `${oneLine(view.kind)} ${argumentsText(view.arguments)}`,

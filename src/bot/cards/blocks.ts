@@ -12,7 +12,7 @@ import type {
   PlainTextElement,
   SectionBlock,
 } from '@slack/types';
-import { CODE_BLOCK_OVERHEAD, type Cut, codeBlock, cut, LIMITS } from '../text.ts';
+import { CODE_BLOCK_OVERHEAD, type Cut, codeBlock, cut, LIMITS, showing } from '../text.ts';
 
 /** What a posted message is made of; `text` is what notifications and screen readers get. */
 export interface Drawn {
@@ -50,6 +50,20 @@ export function plain(
   const piece = cut(text, room);
   const shownText = `${before}${piece.text}${piece.complete ? '' : '…'}${after}`;
   return { block: { type: 'section', text: plainElement(shownText) }, piece };
+}
+
+/** The same as whole blocks: what was cut away is counted below it, with `rest` after the count. */
+export function plainSaying(
+  text: string,
+  options: Parameters<typeof plain>[1] & { readonly rest?: string },
+): CardBlock[] {
+  const { block, piece } = plain(text, options);
+  return [block, ...missing(piece, options.rest)];
+}
+
+/** Says how much of a text is shown, when it is not all. */
+export function missing({ shown, total }: Cut, rest = ''): CardBlock[] {
+  return shown < total ? [context(`${showing(shown, total)}${rest}.`)] : [];
 }
 
 /** A fenced section of outside text, cut at `max`. */

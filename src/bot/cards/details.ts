@@ -18,6 +18,7 @@ import {
   mention,
   mentions,
   oneLine,
+  plainJson,
 } from '../text.ts';
 import { button, type CardBlock, context, mrkdwn, plainElement } from './blocks.ts';
 import { settledLine } from './settling.ts';
@@ -43,7 +44,7 @@ function content(view: ApprovalView): CardBlock[] {
   const blocks: CardBlock[] = [
     heading('What will be executed'),
     context(`${codeSpan(view.kind, 200)} · *${view.tier.toUpperCase()}* risk`),
-    ...outside(view.title),
+    ...outside(oneLine(view.title)),
   ];
   const names = Object.entries(view.arguments);
   if (names.length === 0) blocks.push(context('No arguments.'));
@@ -63,7 +64,7 @@ function content(view: ApprovalView): CardBlock[] {
           view.preconditions.map(({ path, expected }) => `${path} = ${json(expected)}`).join('\n'),
         )),
   );
-  for (const { label, value } of view.facts) blocks.push(...outside(`${oneLine(label)}: ${value}`));
+  for (const { label, value } of view.facts) blocks.push(...named(label, value));
   if (view.body !== null && view.body !== '')
     blocks.push(heading('What it is about, in the words of its source'), ...fencedWhole(view.body));
 
@@ -71,7 +72,7 @@ function content(view: ApprovalView): CardBlock[] {
   if (view.evidence.length === 0) blocks.push(context('None was given.'));
   for (const item of view.evidence)
     blocks.push(
-      ...outside(`${oneLine(item.label)}: ${item.value}`),
+      ...named(item.label, item.value),
       context(`From ${codeSpan(item.source)} ${dateToken(item.observedAt)}`),
     );
 
@@ -81,7 +82,7 @@ function content(view: ApprovalView): CardBlock[] {
       `Rule ${codeSpan(view.rule)} · policy ${codeSpan(view.policyVersion)} · asked for by ${mention(view.requester)} ${dateToken(view.createdAt)}`,
     ),
   );
-  for (const reason of view.reasons) blocks.push(...outside(reason));
+  for (const reason of view.reasons) blocks.push(...outside(oneLine(reason)));
   blocks.push(
     context(
       `Needs ${view.quorum} of: ${mentions(view.reviewers, 100)} · until ${dateToken(view.deadlineAt)}`,
@@ -89,12 +90,12 @@ function content(view: ApprovalView): CardBlock[] {
   );
   for (const made of view.decisions) {
     blocks.push(context(`${DECIDED[made.decision]} ${mention(made.person)} ${dateToken(made.decidedAt)}`));
-    if (made.reason !== null && made.reason !== '') blocks.push(...outside(`“${made.reason}”`));
+    if (made.reason !== null && made.reason !== '') blocks.push(...outside(`“${oneLine(made.reason)}”`));
   }
   if (view.settlement !== null) {
     blocks.push(heading('What a person said of the outcome'), context(settledLine(view.settlement)));
     if (view.settlement.reason !== null && view.settlement.reason !== '')
-      blocks.push(...outside(`“${view.settlement.reason}”`));
+      blocks.push(...outside(`“${oneLine(view.settlement.reason)}”`));
   }
   if (view.changes.length > 0)
     blocks.push(
@@ -134,6 +135,13 @@ function outside(text: string): CardBlock[] {
   return chunks(text, LIMITS.sectionText).map((piece) => ({ type: 'section', text: plainElement(piece) }));
 }
 
+/** A value under its name; one of several lines in a fence, so that none of them passes for a line of ours. */
+function named(label: string, value: string): CardBlock[] {
+  return value.trim().includes('\n')
+    ? [...outside(`${oneLine(label)}:`), ...fencedWhole(value)]
+    : outside(`${oneLine(label)}: ${oneLine(value)}`);
+}
+
 function fencedWhole(text: string): CardBlock[] {
   if (text === '') return [context('(empty)')];
   const pieces = chunks(text, LIMITS.sectionText - CODE_BLOCK_OVERHEAD, 'fence');
@@ -144,7 +152,7 @@ function fencedWhole(text: string): CardBlock[] {
 }
 
 function json(value: Json): string {
-  return JSON.stringify(value);
+  return plainJson(value);
 }
 
 function paged(blocks: readonly CardBlock[]): CardBlock[][] {

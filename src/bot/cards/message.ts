@@ -1,6 +1,7 @@
 /**
  * The other messages (task, private note, receipt, the modal that asks for a reason) and `draw`, which picks the
- * builder for a view. Pure; outside text stands in plain_text, quoted and named.
+ * builder for a view. Pure; outside text stands in plain_text, quoted and named. The fallback text is mrkdwn: there outside words are inline
+ * code, where they neither format nor link nor draw an emoji.
  */
 import type { ModalView } from '@slack/types';
 import type {
@@ -14,9 +15,18 @@ import type {
   TaskView,
 } from '../../types.ts';
 import { type ModalReference, REASON_INPUT, VIEWS, writeReference } from '../buttons.ts';
-import { type Cut, channel, cut, dateToken, LIMITS, mention, mentions, oneLine, showing } from '../text.ts';
+import { channel, codeSpan, dateToken, LIMITS, mention, mentions, oneLine } from '../text.ts';
 import { approvalCard } from './approval.ts';
-import { type CardBlock, context, type Drawn, mrkdwn, mrkdwnElement, plain, plainElement } from './blocks.ts';
+import {
+  type CardBlock,
+  context,
+  type Drawn,
+  mrkdwn,
+  mrkdwnElement,
+  plain,
+  plainElement,
+  plainSaying,
+} from './blocks.ts';
 import { digestCard } from './digest.ts';
 import { settledBy, settledLine, unsettledBlocks } from './settling.ts';
 import { shortMessage } from './short.ts';
@@ -61,14 +71,16 @@ const PROGRESS_LINES = 12;
 /** Room for the agent's closing words, and for one line of a receipt; what is longer stands in a file beside the message. */
 export const SUMMARY_ROOM = 1_500;
 export const LINE_ROOM = 1_500;
+/** Where the rest of such a text is: `whole` puts it there. */
+const IN_FILE = '; all of it is in the file beside this';
 /** Unknown outcomes on one task's message; more are listed by `countersign actions list`. */
 const UNSETTLED_SHOWN = 5;
 
 export function taskCard(task: TaskView): Drawn {
-  const objective = plain(oneLine(task.objective), { max: 600, before: 'Task: “', after: '”' });
+  const objective = plainSaying(oneLine(task.objective), { max: 600, before: 'Task: “', after: '”' });
   const status = RUN_WORDS[task.runStatus];
   const blocks: CardBlock[] = [
-    objective.block,
+    ...objective,
     context(`${status} · asked for by ${mention(task.requester)} ${dateToken(task.startedAt)}`),
   ];
   if (task.progress.length > 0) {
@@ -79,21 +91,22 @@ export function taskCard(task: TaskView): Drawn {
     );
     if (newest.length < task.progress.length)
       lines.unshift(`Showing the last ${newest.length} of ${task.progress.length} steps`);
-    blocks.push(plain(lines.join('\n'), { max: 1_500 }).block);
+    blocks.push(...plainSaying(lines.join('\n'), { max: 1_500 }));
   }
   const unsettled = task.unsettled ?? [];
   for (const action of unsettled.slice(0, UNSETTLED_SHOWN)) blocks.push(...unsettledBlocks(action));
   if (unsettled.length > UNSETTLED_SHOWN)
     blocks.push(context(`Showing ${UNSETTLED_SHOWN} of ${unsettled.length} unknown outcomes`));
   const agent = agentLabel(task.agent);
-  if (task.agentSummary !== null && task.agentSummary !== '') {
-    const said = plain(oneLine(task.agentSummary), {
-      max: SUMMARY_ROOM,
-      before: `${agent} says: “`,
-      after: '”',
-    });
-    blocks.push(said.block, ...restInFile(said.piece));
-  }
+  if (task.agentSummary !== null && task.agentSummary !== '')
+    blocks.push(
+      ...plainSaying(oneLine(task.agentSummary), {
+        max: SUMMARY_ROOM,
+        before: `${agent} says: “`,
+        after: '”',
+        rest: IN_FILE,
+      }),
+    );
   blocks.push({
     type: 'context',
     elements: [
@@ -101,7 +114,7 @@ export function taskCard(task: TaskView): Drawn {
       mrkdwnElement(`$${task.costUsd.toFixed(2)}${took(task.startedAt, task.finishedAt)}`),
     ],
   });
-  return { blocks, text: `${status.replaceAll('*', '')}: ${cut(oneLine(task.objective), 200).text}` };
+  return { blocks, text: `${status.replaceAll('*', '')}: ${codeSpan(task.objective)}` };
 }
 
 export function receipt(view: Omit<ReceiptView, 'kind'>): Drawn {
@@ -110,34 +123,27 @@ export function receipt(view: Omit<ReceiptView, 'kind'>): Drawn {
   if (view.settlement !== undefined) return settledReceipt(view.line, view.settlement, approved);
   if (view.asks !== undefined) {
     const who = view.asks.length === 0 ? 'Somebody' : mentions(view.asks);
-    const { block, piece } = plain(oneLine(view.line), { max: LINE_ROOM, before: '? ' });
+    const line = plainSaying(oneLine(view.line), { max: LINE_ROOM, before: '? ', rest: IN_FILE });
     const asked = `*Outcome unknown*: it was sent, and nobody can tell whether it happened. ${who}: look at the target, then press *It happened* or *It did not happen* above.`;
     return {
-      blocks: [block, ...restInFile(piece), mrkdwn(asked), context(approved)],
-      text: `? Outcome unknown: ${piece.text}`,
+      blocks: [...line, mrkdwn(asked), context(approved)],
+      text: `? Outcome unknown: ${codeSpan(view.line)}`,
     };
   }
-  const { block, piece } = plain(oneLine(view.line), { max: LINE_ROOM, before: '✓ ' });
-  return { blocks: [block, ...restInFile(piece), context(approved)], text: `✓ ${piece.text}` };
-}
-
-/** Says how much is shown of a text that `whole` puts into a file. */
-function restInFile(piece: Cut): CardBlock[] {
-  return piece.complete
-    ? []
-    : [context(`${showing(piece.shown, piece.total)}; all of it is in the file beside this.`)];
+  const line = plainSaying(oneLine(view.line), { max: LINE_ROOM, before: '✓ ', rest: IN_FILE });
+  return { blocks: [...line, context(approved)], text: `✓ ${codeSpan(view.line)}` };
 }
 
 function settledReceipt(title: string, settlement: Settlement, approved: string): Drawn {
-  const { block, piece } = plain(oneLine(title), { max: LINE_ROOM });
+  const line = plainSaying(oneLine(title), { max: LINE_ROOM, rest: IN_FILE });
   const { reason } = settlement;
   const said =
     reason === null || reason === ''
       ? []
-      : [plain(oneLine(reason), { max: 1_000, before: 'Reason: “', after: '”' }).block];
+      : plainSaying(oneLine(reason), { max: 1_000, before: 'Reason: “', after: '”' });
   return {
-    blocks: [block, ...restInFile(piece), mrkdwn(`${settledLine(settlement)}.`), ...said, context(approved)],
-    text: `${settlement.happened ? '✓ It happened' : '✗ It did not happen'}: ${piece.text}`,
+    blocks: [...line, mrkdwn(`${settledLine(settlement)}.`), ...said, context(approved)],
+    text: `${settlement.happened ? '✓ It happened' : '✗ It did not happen'}: ${codeSpan(title)}`,
   };
 }
 

@@ -4,8 +4,15 @@ import { cut, dateToken, mention, oneLine } from '../text.ts';
 
 /** `engineer v3 (scripted model)`, for plain_text. The label of the model is said wherever it speaks. */
 export function agentLabel(agent: ApprovalView['agent']): string {
-  const version = /^v/i.test(agent.version) ? agent.version : `v${agent.version}`;
-  return `${cut(oneLine(agent.name), 60).text} ${cut(oneLine(version), 30).text} (${cut(oneLine(agent.modelLabel), 60).text})`;
+  // Ours goes before what was looked at: a word that begins inside another is not taken for a credential.
+  const version = oneLine(agent.version);
+  return `${short(agent.name, 60)} ${short(/^v/i.test(version) ? version : `v${version}`, 30)} (${short(agent.modelLabel, 60)})`;
+}
+
+/** A name or a version on one line of plain_text, cut at `max` with an ellipsis. */
+export function short(text: string, max: number): string {
+  const piece = cut(oneLine(text), max);
+  return `${piece.text}${piece.complete ? '' : '…'}`;
 }
 
 /** Who made this decision and when, for mrkdwn; each person once. */

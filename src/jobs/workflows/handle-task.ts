@@ -11,6 +11,7 @@ import { type AgentDefinition, initialConversation } from '../../agents/definiti
 import { type WorkOutcome, work } from '../../agents/loop.ts';
 import type { ModelSeam } from '../../agents/model.ts';
 import { CountersignError, toStoredError } from '../../errors.ts';
+import { maskedJson } from '../../secrets.ts';
 import type { Evidence, Json, ProposedAction, Step, TargetView, Tool, WriteTool } from '../../types.ts';
 import { executingActions, propose } from '../actions.ts';
 import { expire, OUTCOME_EVENT } from '../approvals.ts';
@@ -186,7 +187,8 @@ async function look(
   try {
     const target = await step.run(
       'look',
-      ({ signal }) => tool.target(action.arguments, { fetch: deps.egress.read, signal }),
+      async ({ signal }) =>
+        withoutSecrets(await tool.target(action.arguments, { fetch: deps.egress.read, signal })),
       LOOK,
     );
     if (target.refusal !== undefined) return { refused: target.refusal };
@@ -198,6 +200,12 @@ async function look(
       return { refused: error.message };
     throw error;
   }
+}
+
+/** The words of a target, masked before they are kept. Its preconditions stay as they are: they are compared, and shown masked. */
+function withoutSecrets(target: TargetView): TargetView {
+  const { preconditions, ...words } = target;
+  return { ...maskedJson(words), preconditions };
 }
 
 /** Waits for people, holding nothing. A decision that committed at the deadline stands. */
