@@ -220,7 +220,7 @@ const CONNECTION_NEAR = 120;
 const MAX_READ = 200;
 
 /**
- * `password=…` in a connection string and `PGPASSWORD=…` whatever stands there; elsewhere only what has letters and digits, because
+ * After `password` in a connection string and after `PGPASSWORD`, whatever stands there; elsewhere only what has letters and digits, because
  * programs assign too (`password=settings.password`).
  */
 function maskPasswordSettings(text: string): string {

@@ -275,9 +275,9 @@ function tsOf(message: unknown, deliveryId: string): string | null {
     if (event_type === DELIVERY_EVENT_TYPE && event_payload.id === deliveryId) return read.data.ts;
   }
   const brought = foundFiles.safeParse(message);
-  if (brought.success && brought.data.files.some(({ name }) => name === fileName(deliveryId)))
-    return brought.data.ts;
-  return null;
+  if (!brought.success) return null;
+  const { ts, files } = brought.data;
+  return files.some(({ name }) => name === fileName(deliveryId)) ? ts : null;
 }
 
 async function findPost(client: WebClient, deliveryId: string, place: Place): Promise<string | null> {

@@ -5,7 +5,7 @@
  * Invariant: each says that it is not the whole; a request shown like this does not fit, so that Approve opens Details first.
  */
 import type { ApprovalView, FullView } from '../../types.ts';
-import { cut, oneLine } from '../text.ts';
+import { codeSpan, oneLine } from '../text.ts';
 import { type CardBlock, context, type Drawn, mrkdwn, plain, plainElement } from './blocks.ts';
 
 /** Far below every limit, also when every character is an escape. */
@@ -24,7 +24,7 @@ export function shortCard(view: ApprovalView, line: string, buttons: CardBlock):
     ),
     buttons,
   ];
-  return { blocks, text: `${isPending ? 'Approval needed: ' : ''}${cut(oneLine(view.title), 200).text}` };
+  return { blocks, text: `${isPending ? 'Approval needed: ' : ''}${codeSpan(view.title)}` };
 }
 
 /** Any other message: the words that notifications show of it, `text`, escaped as they are. */
@@ -40,10 +40,11 @@ export function shortMessage(view: FullView, text: string): Drawn {
   };
 }
 
-/** Cut so that no entity and no pair of surrogates is halved. */
+/** Cut so that no entity and no pair of surrogates is halved, and no inline code stays open. */
 function beginning(escaped: string): string {
-  return escaped
+  const kept = escaped
     .slice(0, SHORT_LENGTH)
     .replace(/&[a-z]{0,3}$/, '')
     .replace(/[\ud800-\udbff]$/, '');
+  return kept.split('`').length % 2 === 0 ? `${kept}\`` : kept;
 }
