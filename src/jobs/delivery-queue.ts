@@ -110,14 +110,16 @@ export async function claimDue(
                limit case when l.priority = ${PRIORITY.progress} then 1 else ${PLACE_SLOTS} end) d
              where l.room > 0 and not coalesce(l.until > (select now from moment), false)),
            resting as materialized (select workspace_id from delivery_pauses where place = '*' and call = '*'),
+           picked as materialized (
+             select workspace_id, delivery_id from candidates where nth <= room and not claim_is_open($3, 'infinity')
+             order by priority, next_try_at, delivery_id
+             limit case when exists (select 1 from resting) then 1 else $4::int end),
+           -- Locked by key, one by one: statistics of a table that empties and fills make a join look at every row that is due.
            due as (
-             select d.workspace_id, d.delivery_id from deliveries d
-             join candidates c on c.workspace_id = d.workspace_id and c.delivery_id = d.delivery_id
-             where c.nth <= c.room and d.status = 'due' and claim_is_open(d.claimed_by, d.claimed_until)
-               and not claim_is_open($3, 'infinity')
-             order by c.priority, c.next_try_at, c.delivery_id
-             limit case when exists (select 1 from resting) then 1 else $4::int end
-             for update of d skip locked),
+             select held.workspace_id, held.delivery_id from picked c cross join lateral (
+               select d.workspace_id, d.delivery_id, d.status, d.claimed_by, d.claimed_until from deliveries d
+               where d.workspace_id = c.workspace_id and d.delivery_id = c.delivery_id limit 1 for update skip locked) held
+             where held.status = 'due' and claim_is_open(held.claimed_by, held.claimed_until)),
            claimed as (
              update deliveries d set claimed_by = $3, claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond',
                try_count = d.try_count + 1
