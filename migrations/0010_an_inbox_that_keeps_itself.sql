@@ -1,5 +1,4 @@
--- The inbox keeps itself: a row that ends the process each time is bounded, handled rows go after a day. A workspace remembers that Slack
--- took our access.
+-- The inbox keeps itself: a row that ends the process each time is bounded, handled rows go after a day.
 
 -- Claims since the last one that came to an end (handled, or failed and put back). One that is open counts already: the process may not
 -- live to say what came of it.
@@ -12,6 +11,3 @@ create index inbox_due on inbox (next_try_at) where status = 'stored' and claim_
 create index inbox_claimed on inbox (next_try_at) where status = 'stored' and claim_count > 0;
 create index inbox_handled on inbox (handled_at) where status = 'handled';
 grant delete on inbox to @app_role@;
-
--- Since when Slack refuses our token (uninstalled, revoked); null while it is good. Deliveries rest meanwhile.
-alter table workspaces add column slack_lost_at timestamptz;

@@ -26,14 +26,14 @@ import {
   registerAgent,
 } from './jobs/definitions.ts';
 import { startDeliveries } from './jobs/delivering.ts';
-import { deliveryHealth, endRest } from './jobs/delivery-queue.ts';
+import { deliveryHealth } from './jobs/delivery-queue.ts';
 import { createDesk } from './jobs/desk.ts';
 import { readDigest, settleDigest } from './jobs/digest.ts';
 import { connectDatabase, probeDatabase } from './jobs/engine/db.ts';
 import { openEngine } from './jobs/engine/engine.ts';
 import { assertMigrated, migrate } from './jobs/engine/migrate.ts';
 import { startInbox, startPruning, storeRequest } from './jobs/inbox.ts';
-import { slackRegained, startInstallationWatch } from './jobs/installation.ts';
+import { slackRegained } from './jobs/installation.ts';
 import { startSealer } from './jobs/ledger.ts';
 import { startSchedules } from './jobs/schedules.ts';
 import { noteParked, taskView } from './jobs/tasks.ts';
@@ -45,8 +45,11 @@ import type { Json } from './types.ts';
 
 /** Connections of the ack path alone: storing a request is one short statement. */
 export const ACK_CONNECTIONS = 4;
-/** Below the bound on storing, so that a 503 says what it waited for. FAULTS: the ack path fails within a second. */
-export const ACK_ACQUIRE_MS = 800;
+/**
+ * Longer than a request is made to wait (ingest answers 503 within a second, FAULTS): the pool gives up a connection that is just being made
+ * when its taker's time is over, and on a machine where making one takes a second none would ever be made.
+ */
+export const ACK_ACQUIRE_MS = 5_000;
 /** Connections of everything else. */
 export const CONNECTIONS = 16;
 /** Together below the 25 s after which the process ends whatever is left (FAULTS). */
@@ -168,8 +171,6 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   );
   const schedules = startSchedules({ database, engine, bell: engine.bell, log });
   const newestAgent = { name: ENGINEER.name, version: ENGINEER.version, modelLabel: model.label };
-  // It has just answered with this token.
-  await endRest(database, workspaceId);
   const deliveries = startDeliveries({
     database,
     adminsOf: async (db, ws) => (await policyOf(db, ws)).admins,
@@ -266,12 +267,6 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   });
 
   const pruning = startPruning({ database, log });
-  const watch = startInstallationWatch({
-    database,
-    workspaceId,
-    authTest: () => messenger.authTest(),
-    log,
-  });
 
   // Side by side under one bound: a slow Slack and a slow step must not add up past the time a process is given to end.
   const stop = async (): Promise<void> => {
@@ -280,7 +275,6 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
       within(STOP_WORK_MS, sockets?.stop() ?? Promise.resolve()),
       within(STOP_WORK_MS, inbox.stop()),
       within(STOP_WORK_MS, pruning.stop()),
-      within(STOP_WORK_MS, watch.stop()),
       within(STOP_WORK_MS, schedules.stop()),
       engine.stop(STOP_WORK_MS),
     ]);

@@ -23,19 +23,18 @@ import {
   type Call,
   claimDue,
   type DeliveryRow,
-  endRest,
   leaveStanding,
   msUntilDue,
   pause,
   refreshStanding,
   release,
   renew,
-  restAll,
   retryLater,
   settle,
 } from './delivery-queue.ts';
 import type { Bell } from './engine/bell.ts';
 import type { Database } from './engine/db.ts';
+import { slackLost, slackRegained } from './installation.ts';
 import { type Loop, pauseMs, startLoop } from './loop.ts';
 import { type AdminsOf, refused } from './refusals.ts';
 
@@ -114,7 +113,7 @@ async function deliver(options: DeliveryOptions, row: DeliveryRow): Promise<void
     const sent = await send(options, row);
     if (sent === 'paused') return await release(database, row, null);
     if (sent === 'not_mine') return log.info(about, 'a delivery went to another worker');
-    if (row.is_probe && (await endRest(database, row.workspace_id)))
+    if (row.is_probe && (await database.transaction((tx) => slackRegained(tx, row.workspace_id))))
       log.info(about, 'Slack takes the token again');
     if (!(await settleWith(options, row, sent.ts, sent.view)))
       log.info(about, 'a delivery went to another worker');
@@ -135,7 +134,7 @@ async function failed(
   if (hasCode(error, 'DELIVERY_REFUSED')) {
     const refusedFor: RefusedFor = error instanceof DeliveryRefused ? error.refusedFor : 'place';
     if (refusedFor === 'credential') {
-      const isNews = await restAll(database, row.workspace_id, stored.message);
+      const isNews = await database.transaction((tx) => slackLost(tx, row.workspace_id, stored.message));
       if (isNews)
         log.error(
           { ...about, error: stored.message },

@@ -27,7 +27,7 @@ import { owe, oweNote, PRIORITY } from './deliveries.ts';
 import { oweDigest } from './digest.ts';
 import type { Database } from './engine/db.ts';
 import type { Engine } from './engine/engine.ts';
-import { type SlackLostBy, slackLost } from './installation.ts';
+import { slackLost } from './installation.ts';
 import { appendEntry } from './ledger.ts';
 import { type SettlementClicked, settleByClick, unsettledAction } from './settling.ts';
 import { insertTask } from './tasks.ts';
@@ -100,7 +100,7 @@ export interface Desk {
   /** Owes a person the digest, to them alone or to the channel; who may give no tasks gets a note. */
   digest(tx: Tx, asked: DigestAsked): Promise<void>;
   /** Remembers that Slack took our access: whatever is owed rests until it is given back. */
-  slackLost(tx: Tx, workspaceId: WorkspaceId, by: SlackLostBy): Promise<void>;
+  slackLost(tx: Tx, workspaceId: WorkspaceId, by: 'app_uninstalled' | 'tokens_revoked'): Promise<void>;
   /** Owes one person a private explanation. */
   note(tx: Tx, workspaceId: WorkspaceId, target: DeliveryTarget, note: NoteReason): Promise<void>;
 }
@@ -198,7 +198,9 @@ export function createDesk(options: DeskOptions): Desk {
         { kind: 'may_not_read_digest' },
       );
     },
-    slackLost,
+    async slackLost(tx, workspaceId, by) {
+      await slackLost(tx, workspaceId, by);
+    },
     note: oweNote,
   };
 }

@@ -17,6 +17,7 @@ import { createIngest } from '../../src/bot/ingest.ts';
 import { mendForm } from '../../src/bot/mending.ts';
 import { anyCase, type Case, FORM_TYPE } from './changes.ts';
 import { CONNECTIONS, openRig, type Rig, signatureOf } from './rig.ts';
+import { genuineRejection } from './shapes.ts';
 
 /** Cases per property of fast-check: a breach shrinks within its chunk. */
 const CHUNK = 1_000;
@@ -280,6 +281,13 @@ async function judge(
   if (after.decisions !== 0) breach(`${after.decisions} decisions were recorded`);
   if (after.executions !== 0) breach(`${after.executions} actions were executed`);
   if (after.tasks !== after.runs) breach(`${after.tasks} tasks have ${after.runs} runs`);
+  await rig.send(
+    Buffer.from(`payload=${encodeURIComponent(JSON.stringify(genuineRejection(rig.real)))}`),
+    FORM_TYPE,
+  );
+  await handled(rig);
+  if ((await tally(rig)).decisions !== after.decisions + 1)
+    breach('a genuine rejection was not recorded: the forged ones prove nothing');
   const { rows } = await rig.db.query<{ ask: string }>({
     text: `select channel_id || ' ' || message_ts as ask from tasks order by created_at offset $1`,
     values: [before.tasks],

@@ -105,13 +105,27 @@ export async function openRig(): Promise<Rig> {
 async function realRequest(db: Database): Promise<Real> {
   const deadline = Date.now() + REAL_MS;
   for (;;) {
-    const { rows } = await db.query<{ deployment: string; request: string; hash: string }>({
-      text: `select d.deployment_id as deployment, r.request_id as request, a.action_hash as hash
-             from approval_requests r join actions a on a.workspace_id = r.workspace_id and a.action_id = r.action_id, deployments d
+    const { rows } = await db.query<{
+      deployment: string;
+      request: string;
+      hash: string;
+      channel: string;
+      ts: string;
+      thread: string;
+    }>({
+      text: `select dep.deployment_id as deployment, r.request_id as request, a.action_hash as hash, t.channel_id as channel, d.ts, t.thread_ts as thread
+             from approval_requests r
+             join actions a on a.workspace_id = r.workspace_id and a.action_id = r.action_id
+             join tasks t on t.workspace_id = r.workspace_id and t.run_id = r.run_id
+             join deliveries d on d.workspace_id = r.workspace_id and d.subject_id = r.request_id and d.ts is not null,
+             deployments dep
              where r.status = 'pending'`,
     });
     const row = rows[0];
-    if (row) return { deployment: row.deployment, request: row.request, actionHash: row.hash };
+    if (row) {
+      const { deployment, request, hash: actionHash, channel, ts, thread } = row;
+      return { deployment, request, actionHash, card: { channel, ts, thread } };
+    }
     if (Date.now() > deadline) throw new Error('no request came to wait for a decision');
     await pause(50);
   }
@@ -146,7 +160,10 @@ function post(
         answer.once('error', reject);
       },
     );
-    sent.once('error', reject);
+    // The server may close an idle connection just when it is used again, as it may to anybody.
+    sent.once('error', (error) =>
+      sent.reusedSocket ? resolve(post(agent, port, secret, body, contentType)) : reject(error),
+    );
     sent.end(body);
   });
 }

@@ -12,6 +12,8 @@ export interface Real {
   /** A request that waits for a decision. */
   readonly request: string;
   readonly actionHash: string;
+  /** Its message: a click from anywhere else counts for nothing. */
+  readonly card: { readonly channel: string; readonly ts: string; readonly thread: string };
 }
 
 export type Fields = Record<string, unknown>;
@@ -162,7 +164,14 @@ function forged(unique: number, real: Real): Fields {
   return { ...good, ...part };
 }
 
-function click(unique: number, user: string, actionId: string, value: unknown, over: Fields = {}): Fields {
+function click(
+  unique: number,
+  user: string,
+  actionId: string,
+  value: unknown,
+  card: Real['card'],
+  over: Fields = {},
+): Fields {
   return {
     type: 'block_actions',
     api_app_id: 'A0LOCAL',
@@ -175,17 +184,17 @@ function click(unique: number, user: string, actionId: string, value: unknown, o
     response_url: 'https://hooks.slack.com/actions/T0LOCAL/1/secret',
     container: {
       type: 'message',
-      message_ts: timeOf(unique),
-      channel_id: CHANNEL,
+      message_ts: card.ts,
+      channel_id: card.channel,
       is_ephemeral: false,
-      thread_ts: '1.1',
+      thread_ts: card.thread,
     },
-    channel: { id: CHANNEL, name: 'engineering' },
+    channel: { id: card.channel, name: 'engineering' },
     message: {
       type: 'message',
       bot_id: 'B0COUNTERSGN',
-      ts: timeOf(unique),
-      thread_ts: '1.1',
+      ts: card.ts,
+      thread_ts: card.thread,
       text: 'card',
       blocks: [],
     },
@@ -224,7 +233,7 @@ function submission(
       type: 'modal',
       blocks: [],
       callback_id: callbackId,
-      private_metadata: JSON.stringify({ c: CHANNEL, t: timeOf(unique), th: '1.1', ...metadata }),
+      private_metadata: JSON.stringify(metadata),
       state: { values: { reason: { 'reason.text': { type: 'plain_text_input', value: reason } } } },
       hash: `1.${unique}`,
       title: { type: 'plain_text', text: 'Reject' },
@@ -240,6 +249,12 @@ function submission(
 const BUTTONS = Object.values(CLICKS);
 const FORMS = Object.values(VIEWS);
 const realReference = (real: Real) => ({ d: real.deployment, r: real.request, h: real.actionHash });
+const modalReference = (real: Real) => ({
+  ...realReference(real),
+  c: real.card.channel,
+  t: real.card.ts,
+  th: real.card.thread,
+});
 
 export const SHAPES: readonly Shape[] = [
   { name: 'mention', encoding: 'json', make: (unique) => event(unique, {}) },
@@ -346,18 +361,19 @@ export const SHAPES: readonly Shape[] = [
     name: 'a click by nobody entitled',
     encoding: 'payload',
     make: (unique, real) =>
-      click(unique, pick(UNENTITLED, unique), pick(BUTTONS, unique), realReference(real)),
+      click(unique, pick(UNENTITLED, unique), pick(BUTTONS, unique), realReference(real), real.card),
   },
   {
     name: 'a forged click of a reviewer',
     encoding: 'payload',
     make: (unique, real) =>
-      click(unique, pick(REVIEWERS, unique), pick(BUTTONS, unique >> 4), forged(unique, real)),
+      click(unique, pick(REVIEWERS, unique), pick(BUTTONS, unique >> 4), forged(unique, real), real.card),
   },
   {
     name: 'a look into Details',
     encoding: 'payload',
-    make: (unique, real) => click(unique, pick(REVIEWERS, unique), CLICKS.details, realReference(real)),
+    make: (unique, real) =>
+      click(unique, pick(REVIEWERS, unique), CLICKS.details, realReference(real), real.card),
   },
   {
     name: 'a page of Details',
@@ -368,6 +384,7 @@ export const SHAPES: readonly Shape[] = [
         pick(REVIEWERS, unique),
         `${CLICKS.page}.${unique % 3}`,
         { ...realReference(real), p: unique % 1_000 },
+        real.card,
         {
           channel: null,
           message: null,
@@ -376,7 +393,7 @@ export const SHAPES: readonly Shape[] = [
             id: `V${unique}`,
             hash: '1.a',
             callback_id: VIEWS.details,
-            private_metadata: JSON.stringify({ ...realReference(real), c: CHANNEL, t: '1.1', th: null }),
+            private_metadata: JSON.stringify(modalReference(real)),
           },
         },
       ),
@@ -384,8 +401,14 @@ export const SHAPES: readonly Shape[] = [
   {
     name: 'a click on something of nobody',
     encoding: 'payload',
-    make: (unique) =>
-      click(unique, 'U0REVIEWERA', 'made.up', pick(['', '{}', '[]', 'null', '{"d":1}', 'x'], unique)),
+    make: (unique, real) =>
+      click(
+        unique,
+        'U0REVIEWERA',
+        'made.up',
+        pick(['', '{}', '[]', 'null', '{"d":1}', 'x'], unique),
+        real.card,
+      ),
   },
   {
     name: 'a form of nobody entitled',
@@ -395,7 +418,7 @@ export const SHAPES: readonly Shape[] = [
         unique,
         pick(UNENTITLED, unique),
         pick(FORMS, unique),
-        realReference(real),
+        modalReference(real),
         'wait for the release',
       ),
   },
@@ -407,7 +430,7 @@ export const SHAPES: readonly Shape[] = [
         unique,
         pick(REVIEWERS, unique),
         pick(FORMS, unique >> 4),
-        forged(unique, real),
+        { ...modalReference(real), ...forged(unique, real) },
         pick(['', ' ', 'no'], unique),
       ),
   },
@@ -415,7 +438,7 @@ export const SHAPES: readonly Shape[] = [
     name: 'a closed form',
     encoding: 'payload',
     make: (unique, real) => ({
-      ...submission(unique, 'U0REVIEWERA', VIEWS.reject, realReference(real), ''),
+      ...submission(unique, 'U0REVIEWERA', VIEWS.reject, modalReference(real), ''),
       type: 'view_closed',
       is_cleared: false,
     }),
@@ -453,3 +476,8 @@ export const SHAPES: readonly Shape[] = [
   },
   { name: 'a certificate check', encoding: 'form', make: () => ({ token: 't', ssl_check: '1' }) },
 ];
+
+/** What does decide: a reviewer's own word on the real request. Sent last, to see that the forged ones were close. */
+export function genuineRejection(real: Real): Fields {
+  return submission(1, 'U0REVIEWERA', VIEWS.reject, modalReference(real), 'no');
+}

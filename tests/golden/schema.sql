@@ -568,7 +568,6 @@ table workspaces
   enterprise_id text
   bot_user_id text
   created_at timestamp with time zone not null default db_now()
-  slack_lost_at timestamp with time zone
   constraint workspaces_workspace_id_check CHECK ((workspace_id ~ '^[A-Z0-9]{2,32}$'::text))
   constraint workspaces_pkey PRIMARY KEY (workspace_id)
   grant insert, select, update to @app_role@

@@ -1,13 +1,12 @@
 /**
- * Guarantee: when Slack says that the app was uninstalled or its token revoked, and refuses the token, the workspace remembers it and the
- * ledger keeps it, once; once Slack takes the token again both say so, without a restart and at a start. An event that comes after the app
- * was installed again, or of other people's tokens, changes nothing.
+ * Guarantee: when Slack says that the app was uninstalled or its token revoked, and refuses the token, everything owed rests, `/readyz` says
+ * no and the ledger keeps it, once; a start with a token that Slack takes ends that. (That a message does so too: deliveries-stand-in-nobodys-
+ * way.) An event that comes after the app was installed again, or of other people's tokens, changes nothing.
  */
 import { createHmac, randomUUID } from 'node:crypto';
 import { afterEach, expect, test } from 'vitest';
-import { createMessenger } from '../../src/bot/messenger.ts';
-import { slackLostAt, startInstallationWatch } from '../../src/jobs/installation.ts';
-import { testLog, until } from '../support/database.ts';
+import { deliveryHealth } from '../../src/jobs/delivery-queue.ts';
+import { until } from '../support/database.ts';
 import { BOT, REQUESTER } from '../support/people.ts';
 import { TEAM, useProduct } from '../support/product.ts';
 
@@ -50,6 +49,7 @@ async function ledger(): Promise<unknown[]> {
   return rows.map(({ entry_kind, facts }) => [entry_kind, facts]);
 }
 
+const refusedBy = async () => (await deliveryHealth(product.db)).tokenRefused;
 const refuse = () =>
   product.people.fault({ method: 'auth.test', kind: 'error', error: 'account_inactive', times: 100 });
 
@@ -58,30 +58,14 @@ test('an uninstalled app is remembered once, and again when it is installed agai
   await tell({ type: 'app_uninstalled' });
   await tell({ type: 'tokens_revoked', tokens: { oauth: [], bot: [BOT] } });
 
-  expect(await slackLostAt(product.db, TEAM)).toBeInstanceOf(Date);
+  expect(await refusedBy()).toBe('app_uninstalled');
   const lost = ['workspace.slack_lost', { by: 'app_uninstalled' }];
   expect(await ledger()).toEqual([lost]);
+  const readyz = `http://127.0.0.1:${product.product.address.port}/readyz`;
+  expect((await fetch(readyz)).status).toBe(503);
 
-  const messenger = createMessenger({
-    botToken: product.world.slack.botToken,
-    log: testLog,
-    slackApiUrl: product.world.slack.apiUrl,
-  });
-  const watch = startInstallationWatch({
-    database: product.db,
-    workspaceId: TEAM,
-    authTest: () => messenger.authTest(),
-    log: testLog,
-    everyMs: 20,
-  });
-  const calls = async () =>
-    (await product.people.calls()).filter(({ method, ok }) => method === 'auth.test' && !ok).length;
-  const before = await calls();
-  await until('Slack to be asked in vain', async () => (await calls()) > before + 1);
-  expect(await ledger()).toEqual([lost]);
   await product.people.clearFaults();
-  await until('Slack to be regained', async () => (await slackLostAt(product.db, TEAM)) === null);
-  await watch.stop();
+  await product.restart();
   const regained = ['workspace.slack_regained', {}];
   expect(await ledger()).toEqual([lost, regained]);
 
@@ -89,7 +73,7 @@ test('an uninstalled app is remembered once, and again when it is installed agai
   await tell({ type: 'tokens_revoked', tokens: { oauth: [], bot: [BOT] } });
   await product.people.clearFaults();
   await product.restart();
-  expect(await slackLostAt(product.db, TEAM)).toBeNull();
+  expect(await refusedBy()).toBeNull();
   expect(await ledger()).toEqual([
     lost,
     regained,
@@ -106,6 +90,6 @@ test('what comes late, or is of other tokens, changes nothing', async () => {
   await tell({ type: 'tokens_revoked', tokens: { oauth: [REQUESTER], bot: [] } });
   await tell({ type: 'tokens_revoked' });
 
-  expect(await slackLostAt(product.db, TEAM)).toBeNull();
+  expect(await refusedBy()).toBeNull();
   expect(await ledger()).toEqual(before);
 });

@@ -166,6 +166,13 @@ test('while the token is refused one message at a time tries; when it works agai
   owed.push(await sending.owe('C9'));
   for (const subjectId of owed) await sending.settled(subjectId);
   expect(await deliveryHealth(sending.db)).toMatchObject({ due: 0, tokenRefused: null });
+  const { rows: entries } = await sending.db.query<{ entry_kind: string }>({
+    text: `select entry_kind from ledger_entries where subject_kind = 'workspace' order by subject_seq`,
+  });
+  expect(entries.map((entry) => entry.entry_kind)).toEqual([
+    'workspace.slack_lost',
+    'workspace.slack_regained',
+  ]);
   // Nothing was counted against a row, or ended.
   const { rows } = await sending.db.query({
     text: `select 1 from deliveries where status = 'refused' and created_at > now() - interval '1 minute' and subject_id = any ($1)`,
