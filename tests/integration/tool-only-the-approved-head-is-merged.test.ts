@@ -98,7 +98,7 @@ describe('what a reviewer is shown', () => {
     expect(facts).toMatchObject({
       'Pull request': 'Fix rounding of half cents',
       Repository: 'acme/shop',
-      Head: `${head.ref} at ${head.sha}`,
+      Head: `${head.ref} at ${head.sha.slice(0, 12)}`,
       Method: 'squash',
       Author: 'requester',
     });
