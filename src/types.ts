@@ -544,6 +544,8 @@ export interface ApprovalView {
   }[];
   /** Set when superseded: what changed since the reviewer looked. */
   readonly changes: readonly PreconditionChange[];
+  /** It was asked for before, approved, and something changed until it could be executed: what, as far as is known. Absent: a first request. */
+  readonly askedAgain?: readonly PreconditionChange[];
   readonly receiptLine: string | null;
   readonly failure: string | null;
   readonly finishedAt: string | null;
@@ -586,6 +588,8 @@ export type NoteReason =
   | { readonly kind: 'reason_missing' }
   | { readonly kind: 'changes_missing' }
   | { readonly kind: 'expired' }
+  /** To who approved: it was not executed, because it no longer stands as they saw it. */
+  | { readonly kind: 'approved_in_vain' }
   | { readonly kind: 'replaced' }
   | { readonly kind: 'not_found' }
   | { readonly kind: 'other_deployment' }

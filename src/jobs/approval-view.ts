@@ -27,6 +27,7 @@ interface ViewRow {
   preconditions: Precondition[];
   review_rule: ReviewRule;
   changes: PreconditionChange[];
+  asked_again: PreconditionChange[] | null;
   deadline_at: Date;
   created_at: Date;
   closed_at: Date | null;
@@ -76,6 +77,7 @@ export async function readApproval(
              r.created_at, r.closed_at, a.kind, a.arguments, a.target, a.agent_name, a.agent_version, a.model_label, a.agent_reason,
              t.requester_team_id, t.requester_user_id, v.tier, v.rule, v.reasons, v.policy_version,
              x.receipt, x.error as execution_error, x.finished_at as execution_finished_at, ${SETTLEMENT} as settlement,
+             (select e.changes from approval_requests e where e.workspace_id = a.workspace_id and e.action_id = a.replaces_action_id) as asked_again,
              (select json_agg(json_build_object('label', e.label, 'value', e.value, 'source', e.source, 'observed_at', e.observed_at)
                 order by e.ordinal) from evidence e where e.workspace_id = a.workspace_id and e.action_id = a.action_id) as evidence,
              (select json_agg(json_build_object('team_id', d.team_id, 'user_id', d.user_id, 'decision', d.decision, 'reason', d.reason,
@@ -132,6 +134,7 @@ export async function readApproval(
       decidedAt: new Date(decision.created_at).toISOString(),
     })),
     changes: row.changes,
+    ...(row.asked_again === null ? {} : { askedAgain: row.asked_again }),
     receiptLine: row.receipt === null ? null : receiptLine(tools, row.kind, row.arguments, row.receipt),
     failure: row.execution_error?.message ?? null,
     finishedAt: (row.execution_finished_at ?? row.closed_at)?.toISOString() ?? null,

@@ -21,7 +21,7 @@ import type {
   WorkspaceId,
 } from '../types.ts';
 import { lockAction, moveAction } from './actions.ts';
-import { owe, PRIORITY, redraw } from './deliveries.ts';
+import { owe, oweNote, PRIORITY, redraw } from './deliveries.ts';
 import type { EventAddress } from './engine/events.ts';
 import { appendEntry, type EntryKind } from './ledger.ts';
 import type { Task } from './tasks.ts';
@@ -261,7 +261,7 @@ export async function lapse(tx: Tx, task: Task, request: StoredRequest): Promise
   await closeRequest(tx, task, request, 'approved', 'expired');
 }
 
-/** Voids an approval because what was approved no longer stands. The caller has locked request and action. */
+/** Voids an approval because what was approved no longer stands, and tells those who gave it. The caller has locked request and action. */
 export async function supersede(
   tx: Tx,
   task: Task,
@@ -269,6 +269,14 @@ export async function supersede(
   changes: readonly PreconditionChange[],
 ): Promise<void> {
   await closeRequest(tx, task, request, 'approved', 'superseded', changes);
+  const { channelId, threadTs } = task.thread;
+  for (const { userId } of await approversOf(tx, task.workspaceId, request.requestId))
+    await oweNote(
+      tx,
+      task.workspaceId,
+      { to: 'person', channelId, threadTs, userId },
+      { kind: 'approved_in_vain' },
+    );
 }
 
 /** Ends a request because its run is cancelled. False when it had ended before. The caller has locked request and action. */

@@ -56,7 +56,14 @@ test('the head moves while the card is open: approve merges nothing, shows the d
   });
   expect(old).toContain(oldHead);
   expect(old).not.toContain('approval.approve');
+  expect(old).toContain(`approved before by <@${REVIEWER_A}>`);
   expect(JSON.stringify(second)).toContain(newHead);
+  // The new card stands where the old one stood: it must not be taken for it, nor the agent's words for words on what is there now.
+  expect(JSON.stringify(second)).toMatch(/Asked again.*Changed: `\/head\/sha`/);
+  expect(JSON.stringify(second)).toContain('said before that change');
+  await until('who approved to be told', async () =>
+    JSON.stringify(await story.people.ephemerals(REVIEWER_A)).includes('What you approved was not executed'),
+  );
 
   // A late click on the old card is explained and decides nothing.
   const late = await story.people

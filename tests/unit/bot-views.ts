@@ -135,6 +135,10 @@ export const CARD_STATES: Readonly<Record<string, ApprovalView>> = {
   }),
   expired: approvalView({ status: 'expired', actionStatus: 'closed' }),
   withdrawn: approvalView({ status: 'withdrawn', actionStatus: 'closed', finishedAt: at }),
+  'pending-asked-again': approvalView({
+    status: 'pending',
+    askedAgain: [{ path: '/head/sha', expected: '4f2c9e1', actual: '77aa01d' }],
+  }),
   superseded: approvalView({
     status: 'superseded',
     actionStatus: 'closed',

@@ -6,7 +6,7 @@
  * Whatever a reviewer decides on is on the card, or the card says how much is missing and `fits` is false, and then Approve opens Details
  * first. Outside text stands in plain_text or in a fence.
  */
-import type { ApprovalView, JsonObject } from '../../types.ts';
+import type { ApprovalView, JsonObject, PreconditionChange } from '../../types.ts';
 import { CLICKS, writeReference } from '../buttons.ts';
 import {
   codeSpan,
@@ -51,11 +51,15 @@ const ROOM = {
   arguments: 800,
   body: 900,
   reasons: 350,
-  evidence: 600,
-  agentReason: 400,
+  evidence: 560,
+  agentReason: 340,
   outcome: 500,
   changes: 900,
 } as const;
+
+/** Of what changed before a request was asked for again; its earlier card has all of it. */
+const CHANGES_NAMED = 2;
+const CHANGE_ROOM = 40;
 
 export function approvalCard(view: ApprovalView): ApprovalCard {
   if (view.isShort === true) {
@@ -73,6 +77,7 @@ function pendingCard(view: ApprovalView): ApprovalCard {
   const seen = new Tally();
   const blocks: CardBlock[] = [
     header('Approve: ', view.title, seen),
+    ...(view.askedAgain === undefined ? [] : [askedAgain(view.askedAgain)]),
     subject(view),
     ...factBlocks(view, seen),
     ...exactly(view, seen),
@@ -96,7 +101,8 @@ function pendingCard(view: ApprovalView): ApprovalCard {
   }
   const words = plain(oneLine(view.agentReason), {
     max: ROOM.agentReason,
-    before: `${agentLabel(view.agent)} says: “`,
+    // The agent was not asked again: what it said, it said of what stood then.
+    before: `${agentLabel(view.agent)} ${view.askedAgain === undefined ? 'says' : 'said before that change'}: “`,
     after: '”',
   });
   seen.add(words.piece);
@@ -108,6 +114,17 @@ function pendingCard(view: ApprovalView): ApprovalCard {
     fits: seen.complete,
     text: `Approval needed (${view.tier} risk): ${codeSpan(view.title)}`,
   };
+}
+
+/** Whoever has just approved must not take this card for the one they pressed. */
+function askedAgain(changes: readonly PreconditionChange[]): CardBlock {
+  const named = changes.slice(0, CHANGES_NAMED).map(({ path }) => codeSpan(path, CHANGE_ROOM));
+  const more = changes.length - named.length;
+  const what =
+    named.length === 0 ? '' : ` Changed: ${named.join(', ')}${more > 0 ? ` and ${more} more` : ''}.`;
+  return mrkdwn(
+    `⟳ *Asked again*: approved before and not executed, because something had changed.${what} Please read it anew.`,
+  );
 }
 
 function resolvedCard(view: ApprovalView): ApprovalCard {
@@ -178,8 +195,8 @@ function outcome(view: ApprovalView): {
       return {
         line:
           view.changes.length > 0
-            ? `⟳ *Changed since review*${at}. ${effect(view)} What changed:`
-            : `⟳ *Replaced*${at} by a newer request. ${effect(view)}`,
+            ? `⟳ *Changed since review*${at}${approvedBefore(view)}. ${effect(view)} What changed:`
+            : `⟳ *Replaced*${at} by a newer request${approvedBefore(view)}. ${effect(view)}`,
         quoted: null,
       };
     case 'revoked':
@@ -190,6 +207,12 @@ function outcome(view: ApprovalView): {
     default:
       return view.status satisfies never;
   }
+}
+
+function approvedBefore(view: ApprovalView): string {
+  return view.decisions.some(({ decision }) => decision === 'approve')
+    ? `, approved before by ${decidedBy(view, 'approve')}`
+    : '';
 }
 
 function approvedOutcome(view: ApprovalView, approved: string, at: string): ReturnType<typeof outcome> {
@@ -271,7 +294,7 @@ function header(before: string, title: string, seen: Tally): CardBlock {
 
 function subject(view: ApprovalView): CardBlock {
   return context(
-    `*${view.tier.toUpperCase()}* risk · ${codeSpan(view.kind, 100)} · asked for by ${mention(view.requester)} ${dateToken(view.createdAt)}`,
+    `*${view.tier.toUpperCase()}* risk · ${codeSpan(view.kind, 100)} · asked for by ${mention(view.requester)}, proposed ${dateToken(view.createdAt)}`,
   );
 }
 

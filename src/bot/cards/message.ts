@@ -182,6 +182,8 @@ export function noteText(note: NoteReason): string {
       return 'Please say what should change; without it nothing was decided.';
     case 'expired':
       return 'The deadline of this request has passed. Nothing was decided by your click.';
+    case 'approved_in_vain':
+      return 'What you approved was not executed: it no longer stood as you saw it. Its card says what changed; if the agent still wants it, a new card asks again.';
     case 'replaced':
       return 'What this card shows was replaced by a newer request. Please decide on the newer card.';
     case 'not_found':

@@ -3,7 +3,19 @@
  * of another, and whoever had the focus inside a replaced message keeps it.
  */
 import { renderBlocks, textNode } from './blocks.js';
-import { act, allNames, announce, draw, remember, shortTime, state, toast, ui } from './client.js';
+import {
+  act,
+  allNames,
+  announce,
+  draw,
+  HOME,
+  remember,
+  shortTime,
+  state,
+  THREADS,
+  toast,
+  ui,
+} from './client.js';
 import { glyph } from './glyphs.js';
 import { element, emoji, mrkdwn } from './mrkdwn.js';
 import { avatarOf } from './rail.js';
@@ -50,14 +62,38 @@ function withLines(messages, readAtEntry) {
   return items;
 }
 
-/** Draws a list by key, touching only what changed, and stays at the bottom if it was there. */
+function isAtEnd(container) {
+  return container.scrollHeight - container.scrollTop - container.clientHeight < 60;
+}
+
+/** Whether the end is in view, or the beginning of a last message that is higher than the view. */
+function showsNewest(container) {
+  const last = container.lastElementChild;
+  return !last || isAtEnd(container) || Math.abs(above(container, last)) < 60;
+}
+
+/** Scrolls to the end; of a last message that is higher than the view, to its beginning: what a card says comes before its buttons. */
+function showNewest(container) {
+  container.scrollTop = container.scrollHeight;
+  const last = container.lastElementChild;
+  if (last) container.scrollTop -= Math.max(0, above(container, last));
+}
+
+/** How far the node begins above the view. */
+function above(container, node) {
+  return container.getBoundingClientRect().top - node.getBoundingClientRect().top;
+}
+
+/** Draws a list by key, touching only what changed; shows what is new to whoever has seen the newest before, and moves nobody else. */
 export function sync(container, items, build) {
-  const atBottom = container.scrollHeight - container.scrollTop - container.clientHeight < 60;
+  const isList = container.id === 'messages' && (ui.channel === HOME || ui.channel === THREADS);
+  const atNewest = showsNewest(container);
+  const atEnd = isAtEnd(container);
+  const last = container.lastElementChild?.dataset.key;
   const view = `${ui.channel}/${container.id === 'replies' ? ui.thread : ''}/${ui.me}`;
   const moved = container.dataset.view !== view;
   container.dataset.view = view;
   const existing = new Map([...container.children].map((node) => [node.dataset.key, node]));
-  let grew = false;
   let previous = null;
   for (const item of items) {
     const busy = [...ui.busy].filter((key) => key.startsWith(`${item.ts}/`));
@@ -84,7 +120,6 @@ export function sync(container, items, build) {
           if (item.text) announce(`Updated: ${item.text}`);
         }
       } else {
-        grew = true;
         if (!moved && item.text && item.user !== ui.me)
           announce(`${allNames()[item.user] ?? ''}: ${item.text}`);
       }
@@ -95,8 +130,12 @@ export function sync(container, items, build) {
     previous = node;
   }
   for (const node of existing.values()) node.remove();
-  if (moved || (grew && atBottom)) container.scrollTop = container.scrollHeight;
-  else if (atBottom) container.scrollTop = container.scrollHeight;
+  const isNew = container.lastElementChild?.dataset.key !== last;
+  if (isList) {
+    if (moved) container.scrollTop = 0;
+  } else if (moved || (isNew && atNewest)) showNewest(container);
+  // Whoever is about to press a button at the end stays there while the message above it is redrawn.
+  else if (atEnd) container.scrollTop = container.scrollHeight;
   const target =
     ui.highlighted && [...container.children].find((node) => node.dataset.key === ui.highlighted);
   if (target) {

@@ -83,6 +83,8 @@ export function go(id, thread = null) {
   if (id === HOME) act({ kind: 'home' });
   enter();
   draw();
+  // Its buttons are the next stops of the Tab key.
+  if (thread) $('replies').focus({ preventScroll: true });
 }
 
 /** Notes how far this place was read, before it counts as read. */
