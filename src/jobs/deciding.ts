@@ -12,7 +12,6 @@ import { maskSecrets } from '../secrets.ts';
 import type {
   DeliveryTarget,
   Eligibility,
-  JsonObject,
   NoteReason,
   PersonFacts,
   Queryable,
@@ -212,17 +211,17 @@ async function decidedNote(
 }
 
 /**
- * A click on a message that is not a card of this request is not counted. While a card's ts is not recorded yet (the
- * click overtook the answer to our own post) nobody can tell, and the button's fingerprint has to do.
+ * A click on a message that is not a card of this request is not counted. While a card is on its way and its ts not recorded
+ * yet (the click overtook the answer to our own post) nobody can tell, and the button's fingerprint has to do.
  */
 async function isOurMessage(tx: Tx, asked: DecisionAsked): Promise<boolean> {
   if (asked.message === null) return true;
-  const { rows } = await tx.query<{ ts: string | null; target: JsonObject }>({
+  const { rows } = await tx.query<{ ts: string | null; is_on_its_way: boolean }>({
     name: 'request_cards',
-    text: `select ts, target from deliveries where workspace_id = $1 and subject_id = $2 and view_kind = 'approval'`,
+    text: `select ts, try_count > 0 as is_on_its_way from deliveries where workspace_id = $1 and subject_id = $2 and view_kind = 'approval'`,
     values: [asked.workspaceId, asked.requestId],
   });
-  return rows.some((row) => row.ts === null || row.ts === asked.message?.ts);
+  return rows.some(({ ts, is_on_its_way }) => (ts === null ? is_on_its_way : ts === asked.message?.ts));
 }
 
 function noteTarget(asked: DecisionAsked): DeliveryTarget {

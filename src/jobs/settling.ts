@@ -325,16 +325,16 @@ async function oweReceipt(
   });
 }
 
-/** A click on a message that shows neither this action's request nor its task is not counted; as for decisions, a ts not yet known is. */
+/** A click on a message that shows neither this action's request nor its task is not counted; as for decisions, one on its way is. */
 async function isOurMessage(tx: Tx, action: StoredAction, clicked: SettlementClicked): Promise<boolean> {
   if (clicked.message === null) return true;
-  const { rows } = await tx.query<{ ts: string | null }>({
+  const { rows } = await tx.query<{ ts: string | null; is_on_its_way: boolean }>({
     name: 'action_messages',
-    text: `select d.ts from deliveries d where d.workspace_id = $1 and (d.subject_id = $3 or d.subject_id in
+    text: `select d.ts, d.try_count > 0 as is_on_its_way from deliveries d where d.workspace_id = $1 and (d.subject_id = $3 or d.subject_id in
              (select r.request_id from approval_requests r where r.workspace_id = $1 and r.action_id = $2))`,
     values: [clicked.workspaceId, action.actionId, action.taskId],
   });
-  return rows.some((row) => row.ts === null || row.ts === clicked.message?.ts);
+  return rows.some(({ ts, is_on_its_way }) => (ts === null ? is_on_its_way : ts === clicked.message?.ts));
 }
 
 async function redrawAll(tx: Tx, action: StoredAction, workspaceId: WorkspaceId): Promise<void> {

@@ -229,6 +229,11 @@ describe('a click', () => {
   let lost: Lost;
   beforeAll(async () => {
     lost = await loseMerge();
+    // A message on its way may be the one that was clicked.
+    await until('every message to stand', async () => {
+      const { rowCount } = await story.db.query({ text: `select 1 from deliveries where status = 'due'` });
+      return rowCount === 0;
+    });
   });
 
   /** The reviewer's good click on the card, or what differs from it; what its author was told. */
@@ -396,9 +401,12 @@ describe('an action that the policy allowed without asking', () => {
       ),
     );
     const onTaskMessage = async (person: PersonFacts) => {
-      const { rows } = await story.db.query<{ ts: string }>({
-        text: `select ts from deliveries where view_kind = 'task' and subject_id = $1`,
-        values: [task.taskId],
+      const ts = await until('the task’s message', async () => {
+        const { rows } = await story.db.query<{ ts: string | null }>({
+          text: `select ts from deliveries where view_kind = 'task' and subject_id = $1`,
+          values: [task.taskId],
+        });
+        return rows[0]?.ts ?? false;
       });
       await story.db.transaction((tx) =>
         settleByClick(
@@ -412,7 +420,7 @@ describe('an action that the policy allowed without asking', () => {
             person,
             happened: false,
             reason: 'the channel does not show it',
-            message: { channelId: ENGINEERING, ts: rows[0]?.ts ?? '', threadTs: null },
+            message: { channelId: ENGINEERING, ts, threadTs: null },
           },
         ),
       );
