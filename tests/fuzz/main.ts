@@ -2,7 +2,7 @@
  * `npm run fuzz`: real-shaped requests of Slack's, changed at random, against the door and the running product. See fuzz.ts for what counts.
  */
 import { randomInt } from 'node:crypto';
-import { parseArgs } from 'node:util';
+import { runTrial, whole } from '../support/trial.ts';
 import { type FuzzOptions, runFuzz } from './fuzz.ts';
 
 const USAGE = `Usage: npm run fuzz -- [options]
@@ -25,60 +25,18 @@ Examples:
 Exit status: 0 all held, 1 something was broken (see "breaches"), 2 wrong usage.
 `;
 
-class UsageError extends Error {}
-
-function readOptions(args: string[]): FuzzOptions | 'help' {
-  let values: Record<string, string | boolean | undefined>;
-  try {
-    ({ values } = parseArgs({
-      args,
-      options: {
-        runs: { type: 'string', default: '100000' },
-        seed: { type: 'string', default: String(randomInt(2 ** 31)) },
-        'whole-way': { type: 'string', default: '20' },
-        json: { type: 'boolean', default: false },
-        help: { type: 'boolean', default: false },
-      },
-    }));
-  } catch (error) {
-    throw new UsageError(error instanceof Error ? error.message : String(error));
-  }
-  if (values.help === true) return 'help';
-  return {
+await runTrial({
+  usage: USAGE,
+  flags: {
+    runs: { type: 'string', default: '100000' },
+    seed: { type: 'string', default: String(randomInt(2 ** 31)) },
+    'whole-way': { type: 'string', default: '20' },
+  },
+  read: (values, onProgress): FuzzOptions => ({
     runs: whole('runs', values.runs, 1, 100_000_000),
     seed: whole('seed', values.seed, 0, 2 ** 31 - 1),
     wholeWayOneIn: whole('whole-way', values['whole-way'], 1, 1_000_000),
-    onProgress: (line) => {
-      if (values.json !== true) process.stderr.write(`${line}\n`);
-    },
-  };
-}
-
-function whole(name: string, text: string | boolean | undefined, least: number, most: number): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < least || value > most)
-    throw new UsageError(`--${name} must be a whole number from ${least} to ${most}, not ${text}`);
-  return value;
-}
-
-async function main(): Promise<number> {
-  const options = readOptions(process.argv.slice(2));
-  if (options === 'help') {
-    process.stdout.write(USAGE);
-    return 0;
-  }
-  options.onProgress(`seed ${options.seed}`);
-  const report = await runFuzz(options);
-  process.stdout.write(`${JSON.stringify(report)}\n`);
-  return report.ok ? 0 : 1;
-}
-
-try {
-  process.exitCode = await main();
-} catch (error) {
-  const isUsage = error instanceof UsageError;
-  process.stderr.write(
-    `${error instanceof Error ? error.message : String(error)}\n${isUsage ? `\n${USAGE}` : ''}`,
-  );
-  process.exitCode = isUsage ? 2 : 1;
-}
+    onProgress,
+  }),
+  run: runFuzz,
+});

@@ -2,7 +2,7 @@
  * `npm run storm`: Slack events over three processes of the product, with kills and database outages. See storm.ts for what counts.
  */
 import { randomInt } from 'node:crypto';
-import { parseArgs } from 'node:util';
+import { runTrial, whole } from '../support/trial.ts';
 import { PROCESSES, runStorm, type StormOptions } from './storm.ts';
 
 const USAGE = `Usage: npm run storm -- [options]
@@ -26,62 +26,20 @@ Examples:
 Exit status: 0 all held, 1 something was broken (see "breaches"), 2 wrong usage.
 `;
 
-class UsageError extends Error {}
-
-function readOptions(args: string[]): StormOptions | 'help' {
-  let values: Record<string, string | boolean | undefined>;
-  try {
-    ({ values } = parseArgs({
-      args,
-      options: {
-        events: { type: 'string', default: '1000' },
-        kills: { type: 'string', default: '1' },
-        'pg-stops': { type: 'string', default: '2' },
-        seed: { type: 'string', default: String(randomInt(2 ** 31)) },
-        json: { type: 'boolean', default: false },
-        help: { type: 'boolean', default: false },
-      },
-    }));
-  } catch (error) {
-    throw new UsageError(error instanceof Error ? error.message : String(error));
-  }
-  if (values.help === true) return 'help';
-  return {
+await runTrial({
+  usage: USAGE,
+  flags: {
+    events: { type: 'string', default: '1000' },
+    kills: { type: 'string', default: '1' },
+    'pg-stops': { type: 'string', default: '2' },
+    seed: { type: 'string', default: String(randomInt(2 ** 31)) },
+  },
+  read: (values, onProgress): StormOptions => ({
     events: whole('events', values.events, 10, 1_000_000),
     kills: whole('kills', values.kills, 0, 100),
     pgStops: whole('pg-stops', values['pg-stops'], 0, 1_000),
     seed: whole('seed', values.seed, 0, 2 ** 31 - 1),
-    onProgress: (line) => {
-      if (values.json !== true) process.stderr.write(`${line}\n`);
-    },
-  };
-}
-
-function whole(name: string, text: string | boolean | undefined, least: number, most: number): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < least || value > most)
-    throw new UsageError(`--${name} must be a whole number from ${least} to ${most}, not ${text}`);
-  return value;
-}
-
-async function main(): Promise<number> {
-  const options = readOptions(process.argv.slice(2));
-  if (options === 'help') {
-    process.stdout.write(USAGE);
-    return 0;
-  }
-  options.onProgress(`seed ${options.seed}`);
-  const report = await runStorm(options);
-  process.stdout.write(`${JSON.stringify(report)}\n`);
-  return report.ok ? 0 : 1;
-}
-
-try {
-  process.exitCode = await main();
-} catch (error) {
-  const isUsage = error instanceof UsageError;
-  process.stderr.write(
-    `${error instanceof Error ? error.message : String(error)}\n${isUsage ? `\n${USAGE}` : ''}`,
-  );
-  process.exitCode = isUsage ? 2 : 1;
-}
+    onProgress,
+  }),
+  run: runStorm,
+});
