@@ -14,7 +14,8 @@ import { App, type Receiver } from '@slack/bolt';
 import { hasCode } from '../errors.ts';
 import type { Consequence, Desk, InboxRow } from '../jobs/desk.ts';
 import type { Logger } from '../log.ts';
-import type { DeliveryTarget, Fetch, Person, WorkspaceId } from '../types.ts';
+import type { Fetch, Person, WorkspaceId } from '../types.ts';
+import type { DeliveryTarget } from '../views.ts';
 import { VIEWS } from './buttons.ts';
 import { onClick, onOutcomeGiven, onReasonGiven } from './clicks.ts';
 import {

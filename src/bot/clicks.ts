@@ -8,7 +8,8 @@
 import type { ModalView } from '@slack/types';
 import type { Consequence, DecisionAsked, Desk } from '../jobs/desk.ts';
 import type { Logger } from '../log.ts';
-import type { ApprovalView, DeliveryTarget, NoteReason, Person, WorkspaceId } from '../types.ts';
+import type { Person, WorkspaceId } from '../types.ts';
+import type { ApprovalView, DeliveryTarget, NoteReason } from '../views.ts';
 import {
   type ButtonReference,
   CLICKS,

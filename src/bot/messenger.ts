@@ -10,7 +10,8 @@ import type { ModalView } from '@slack/types';
 import type { WebClient } from '@slack/web-api';
 import { z } from 'zod';
 import { CountersignError } from '../errors.ts';
-import type { DeliveryTarget, Messenger, Person, PersonFacts } from '../types.ts';
+import type { Person, PersonFacts } from '../types.ts';
+import type { DeliveryTarget, Messenger } from '../views.ts';
 import { draw } from './cards/message.ts';
 import { whole } from './cards/whole.ts';
 import {

@@ -11,7 +11,8 @@ import { policyInForce } from '../jobs/definitions.ts';
 import type { Database } from '../jobs/engine/db.ts';
 import { MAX_REASON_LENGTH, settleUnknown } from '../jobs/settling.ts';
 import { firstPolicy, parsePolicyPeople } from '../policies/first-policy.ts';
-import { ACTION_STATUSES, type ActionStatus, type NoteReason, type WorkspaceId } from '../types.ts';
+import { ACTION_STATUSES, type ActionStatus, type WorkspaceId } from '../types.ts';
+import type { NoteReason } from '../views.ts';
 import { operator, withDatabase } from './operator.ts';
 import { print, printJson } from './output.ts';
 

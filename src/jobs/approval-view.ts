@@ -3,7 +3,6 @@
  */
 import type {
   ActionStatus,
-  ApprovalView,
   Evidence,
   JsonObject,
   Precondition,
@@ -16,6 +15,7 @@ import type {
   Tool,
   WorkspaceId,
 } from '../types.ts';
+import type { ApprovalView } from '../views.ts';
 import { isShownShort } from './deliveries.ts';
 import { SETTLEMENT, type SettlementRow, toSettlement } from './settling.ts';
 

@@ -9,15 +9,8 @@
  */
 import { randomUUIDv7 } from 'node:crypto';
 import { maskSecrets } from '../secrets.ts';
-import type {
-  DeliveryTarget,
-  Eligibility,
-  NoteReason,
-  PersonFacts,
-  Queryable,
-  Tx,
-  WorkspaceId,
-} from '../types.ts';
+import type { Eligibility, PersonFacts, Queryable, Tx, WorkspaceId } from '../types.ts';
+import type { DeliveryTarget, NoteReason } from '../views.ts';
 import { factsOf, lockAction, moveAction } from './actions.ts';
 import {
   closeRequest,

@@ -6,7 +6,8 @@
  * again until what Slack shows is what the database says. Slack is a view: a failed delivery decides nothing.
  */
 import { randomUUIDv7 } from 'node:crypto';
-import type { DeliveryTarget, JsonObject, NoteReason, Queryable, Tx, WorkspaceId } from '../types.ts';
+import type { JsonObject, Queryable, Tx, WorkspaceId } from '../types.ts';
+import type { DeliveryTarget, NoteReason } from '../views.ts';
 import { ring } from './engine/bell.ts';
 
 /** Lower goes first. */

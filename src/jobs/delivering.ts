@@ -8,16 +8,8 @@
 import { createHash } from 'node:crypto';
 import { CountersignError, DeliveryRefused, hasCode, type RefusedFor, toStoredError } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import type {
-  FullView,
-  JsonObject,
-  MessageView,
-  Messenger,
-  NoteReason,
-  ReceiptView,
-  Tx,
-  WorkspaceId,
-} from '../types.ts';
+import type { JsonObject, Tx, WorkspaceId } from '../types.ts';
+import type { FullView, MessageView, Messenger, NoteReason, ReceiptView } from '../views.ts';
 import { owe, PRIORITY } from './deliveries.ts';
 import {
   type Call,

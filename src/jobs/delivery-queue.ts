@@ -7,7 +7,8 @@
  * channel, whatever number of tasks run there; nothing else waits for that. One place never takes more than a few slots of a process.
  * The cost of a look grows with the lanes, not with the rows that wait in them.
  */
-import type { DeliveryTarget, JsonObject, Queryable, WorkspaceId } from '../types.ts';
+import type { JsonObject, Queryable, WorkspaceId } from '../types.ts';
+import type { DeliveryTarget } from '../views.ts';
 import { PRIORITY, type ViewKind } from './deliveries.ts';
 import { ring } from './engine/bell.ts';
 

@@ -7,18 +7,8 @@
  */
 import { randomUUIDv7 } from 'node:crypto';
 import { maskSecrets } from '../secrets.ts';
-import type {
-  ApprovalView,
-  DeliveryTarget,
-  JsonObject,
-  NoteReason,
-  PersonFacts,
-  Thread,
-  Tool,
-  Tx,
-  UnsettledAction,
-  WorkspaceId,
-} from '../types.ts';
+import type { JsonObject, PersonFacts, Thread, Tool, Tx, WorkspaceId } from '../types.ts';
+import type { ApprovalView, DeliveryTarget, NoteReason, UnsettledAction } from '../views.ts';
 import { readApproval } from './approval-view.ts';
 import { detailsOpened, hasOpenedDetails } from './approvals.ts';
 import { decide } from './deciding.ts';

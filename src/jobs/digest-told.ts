@@ -4,6 +4,7 @@
  * Invariant: an entry that an earlier digest covered is told again only where it still waits.
  */
 import { z } from 'zod';
+import type { Person } from '../types.ts';
 import type {
   DigestChanged,
   DigestDone,
@@ -11,8 +12,7 @@ import type {
   DigestNotDone,
   DigestTask,
   DigestWaiting,
-  Person,
-} from '../types.ts';
+} from '../views.ts';
 
 /** The facts this file reads, of whatever entry; each is there in the kinds that have it. */
 export const entryBody = z.object({

@@ -9,6 +9,7 @@
  * told only where it was asked for, or to its requester alone: a digest reaches no wider audience than what it tells of.
  */
 import { randomUUIDv7 } from 'node:crypto';
+import type { Person, Queryable, Tx, WorkspaceId } from '../types.ts';
 import type {
   DeliveryTarget,
   DigestChanged,
@@ -18,12 +19,8 @@ import type {
   DigestTask,
   DigestView,
   DigestWaiting,
-  Person,
-  Queryable,
   Shortened,
-  Tx,
-  WorkspaceId,
-} from '../types.ts';
+} from '../views.ts';
 import { owe, PRIORITY } from './deliveries.ts';
 import {
   CLOSINGS,

@@ -9,22 +9,15 @@
  * Lock order: request -> action -> ledger subject.
  */
 import { hasCode } from '../errors.ts';
+import type { Json, Person, PersonFacts, Policy, Queryable, ReviewRule, Tx, WorkspaceId } from '../types.ts';
 import type {
   DeliveryTarget,
-  Json,
   NoteReason,
-  Person,
-  PersonFacts,
-  Policy,
-  Queryable,
   ReceiptView,
-  ReviewRule,
   Settlement,
   Settler,
-  Tx,
   UnsettledAction,
-  WorkspaceId,
-} from '../types.ts';
+} from '../views.ts';
 import { factsOf, findAction, lockAction, moveAction, type StoredAction } from './actions.ts';
 import { approversOf, lockRequestOf, type StoredRequest } from './approvals.ts';
 import { activePolicyVersion, type PolicyInForce } from './definitions.ts';

@@ -5,7 +5,8 @@
  */
 import { randomUUIDv7 } from 'node:crypto';
 import type { StoredError } from '../errors.ts';
-import type { Person, Queryable, RunRef, RunStatus, TaskView, Thread, Tx, WorkspaceId } from '../types.ts';
+import type { Person, Queryable, RunRef, RunStatus, Thread, Tx, WorkspaceId } from '../types.ts';
+import type { TaskView } from '../views.ts';
 import { redraw } from './deliveries.ts';
 import { appendEntry, storable } from './ledger.ts';
 import { unsettledOf } from './settling.ts';

@@ -17,7 +17,8 @@ import {
 } from '../../src/jobs/settling.ts';
 import { readTask, type Task } from '../../src/jobs/tasks.ts';
 import { firstPolicy, parsePolicyPeople } from '../../src/policies/first-policy.ts';
-import type { NoteReason, PersonFacts } from '../../src/types.ts';
+import type { PersonFacts } from '../../src/types.ts';
+import type { NoteReason } from '../../src/views.ts';
 import { until } from '../support/database.ts';
 import { ENGINEERING, GUEST, REQUESTER, REVIEWER_A, REVIEWER_B } from '../support/people.ts';
 import { askForMerge, ledgerKinds, TEAM, useProduct } from '../support/product.ts';

@@ -10,7 +10,7 @@ import { owe, PRIORITY, redraw } from '../../src/jobs/deliveries.ts';
 import { startDeliveries } from '../../src/jobs/delivering.ts';
 import { type Bell, openBell } from '../../src/jobs/engine/bell.ts';
 import type { Loop } from '../../src/jobs/loop.ts';
-import type { FullView, Messenger } from '../../src/types.ts';
+import type { FullView, Messenger } from '../../src/views.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
 
 const base = useDatabase();

@@ -16,7 +16,8 @@ import { createMessenger, type SlackMessenger } from '../../src/bot/messenger.ts
 import type { DecisionAsked, Desk, TaskAsked } from '../../src/jobs/desk.ts';
 import { startWorld, type World } from '../../src/local/world.ts';
 import { createLogger } from '../../src/log.ts';
-import type { ApprovalView, DeliveryTarget, Tx } from '../../src/types.ts';
+import type { Tx } from '../../src/types.ts';
+import type { ApprovalView, DeliveryTarget } from '../../src/views.ts';
 import { ENGINEERING, MENTION, People, REQUESTER, REVIEWER_A } from '../support/people.ts';
 import { approvalView } from '../unit/bot-views.ts';
 

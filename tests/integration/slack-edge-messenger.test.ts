@@ -8,7 +8,7 @@ import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createMessenger, type SlackMessenger } from '../../src/bot/messenger.ts';
 import { createLogger } from '../../src/log.ts';
-import type { DeliveryTarget, MessageView } from '../../src/types.ts';
+import type { DeliveryTarget, MessageView } from '../../src/views.ts';
 
 interface Call {
   readonly method: string;

@@ -8,7 +8,8 @@ import { beforeEach, describe, expect, test } from 'vitest';
 import { makeDigest, oweDigest, readDigest } from '../../src/jobs/digest.ts';
 import { appendEntry, type EntryKind, sealOnce } from '../../src/jobs/ledger.ts';
 import { putSchedule } from '../../src/jobs/schedules.ts';
-import type { DigestView, JsonObject } from '../../src/types.ts';
+import type { JsonObject } from '../../src/types.ts';
+import type { DigestView } from '../../src/views.ts';
 import { useDatabase, WORKSPACE } from '../support/database.ts';
 
 const base = useDatabase();

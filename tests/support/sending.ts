@@ -9,7 +9,8 @@ import { startDeliveries } from '../../src/jobs/delivering.ts';
 import { type Bell, openBell, ring } from '../../src/jobs/engine/bell.ts';
 import type { Loop } from '../../src/jobs/loop.ts';
 import { createLogger } from '../../src/log.ts';
-import type { FullView, Messenger, Person } from '../../src/types.ts';
+import type { Person } from '../../src/types.ts';
+import type { FullView, Messenger } from '../../src/views.ts';
 import { type TestDatabase, until, useDatabase, WORKSPACE } from './database.ts';
 
 export interface Made {

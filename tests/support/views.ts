@@ -2,7 +2,7 @@
 import { approvalDetails } from '../../src/bot/cards/details.ts';
 import { draw, reasonModal } from '../../src/bot/cards/message.ts';
 import { settleModal } from '../../src/bot/cards/settling.ts';
-import type { DigestView, MessageView, NoteReason } from '../../src/types.ts';
+import type { DigestView, MessageView, NoteReason } from '../../src/views.ts';
 import { CARD_STATES, REQUESTER, REVIEWER_A, taskView, UNSETTLED } from '../unit/bot-views.ts';
 
 /** Members that code writes and compares: never outside words. */

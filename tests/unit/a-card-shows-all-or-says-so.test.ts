@@ -14,14 +14,8 @@ import { draw, noteText, reasonModal } from '../../src/bot/cards/message.ts';
 import { settleModal } from '../../src/bot/cards/settling.ts';
 import { whole } from '../../src/bot/cards/whole.ts';
 import { escapeText, LIMITS, plainJson } from '../../src/bot/text.ts';
-import {
-  ACTION_STATUSES,
-  type ApprovalView,
-  type NoteReason,
-  REQUEST_STATUSES,
-  RUN_STATUSES,
-  type Settlement,
-} from '../../src/types.ts';
+import { ACTION_STATUSES, REQUEST_STATUSES, RUN_STATUSES } from '../../src/types.ts';
+import type { ApprovalView, NoteReason, Settlement } from '../../src/views.ts';
 import { asText, broken, buttonIds, texts } from './bot-measure.ts';
 import { approvalView, CARD_STATES, REVIEWER_A, REVIEWER_B, taskView, UNSETTLED } from './bot-views.ts';
 

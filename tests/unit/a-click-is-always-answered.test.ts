@@ -11,7 +11,8 @@ import type { SlackMessenger } from '../../src/bot/messenger.ts';
 import { CountersignError } from '../../src/errors.ts';
 import type { Desk } from '../../src/jobs/desk.ts';
 import { createLogger } from '../../src/log.ts';
-import type { ApprovalView, JsonObject, Tx, UnsettledAction } from '../../src/types.ts';
+import type { JsonObject, Tx } from '../../src/types.ts';
+import type { ApprovalView, UnsettledAction } from '../../src/views.ts';
 import { approvalView, UNSETTLED } from './bot-views.ts';
 
 const TX = {

@@ -8,7 +8,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { digestCard } from '../../src/bot/cards/digest.ts';
 import { draw } from '../../src/bot/cards/message.ts';
-import type { DigestView, DigestWaiting, Shortened } from '../../src/types.ts';
+import type { DigestView, DigestWaiting, Shortened } from '../../src/views.ts';
 import { asText, broken, buttonIds, texts } from './bot-measure.ts';
 import { REVIEWER_A, REVIEWER_B } from './bot-views.ts';
 

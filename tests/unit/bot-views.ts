@@ -1,5 +1,5 @@
 /** Views for the tests of cards: one request and one task in fixed words and times, and what varies given over. */
-import type { ApprovalView, TaskView, UnsettledAction } from '../../src/types.ts';
+import type { ApprovalView, TaskView, UnsettledAction } from '../../src/views.ts';
 
 const person = (userId: string) => ({ teamId: 'T1', userId });
 export const REQUESTER = person('UREQUESTER');

@@ -6,7 +6,8 @@
  * Whatever a reviewer decides on is on the card, or the card says how much is missing and `fits` is false, and then Approve opens Details
  * first. Outside text stands in plain_text or in a fence.
  */
-import type { ApprovalView, JsonObject, PreconditionChange } from '../../types.ts';
+import type { JsonObject, PreconditionChange } from '../../types.ts';
+import type { ApprovalView } from '../../views.ts';
 import { CLICKS, writeReference } from '../buttons.ts';
 import {
   codeSpan,

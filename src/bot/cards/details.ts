@@ -5,7 +5,8 @@
  * has a fence of its own, so that no value can imitate another.
  */
 import type { ModalView } from '@slack/types';
-import type { ApprovalView, Json } from '../../types.ts';
+import type { Json } from '../../types.ts';
+import type { ApprovalView } from '../../views.ts';
 import { CLICKS, VIEWS, writeReference } from '../buttons.ts';
 import {
   CODE_BLOCK_OVERHEAD,

@@ -13,7 +13,7 @@ import type {
   DigestView,
   DigestWaiting,
   Shortened,
-} from '../../types.ts';
+} from '../../views.ts';
 import { channel, codeSpan, dateToken, LIMITS, mention, mentions } from '../text.ts';
 import { type CardBlock, context, type Drawn, mrkdwn, plainElement } from './blocks.ts';
 import { duration } from './words.ts';

@@ -4,16 +4,8 @@
  * code, where they neither format nor link nor draw an emoji.
  */
 import type { ModalView } from '@slack/types';
-import type {
-  IneligibleReason,
-  MessageView,
-  NoteReason,
-  Person,
-  ReceiptView,
-  RequestStatus,
-  Settlement,
-  TaskView,
-} from '../../types.ts';
+import type { IneligibleReason, Person, RequestStatus } from '../../types.ts';
+import type { MessageView, NoteReason, ReceiptView, Settlement, TaskView } from '../../views.ts';
 import { type ModalReference, REASON_INPUT, VIEWS, writeReference } from '../buttons.ts';
 import { channel, codeSpan, dateToken, LIMITS, mention, mentions, oneLine } from '../text.ts';
 import { approvalCard } from './approval.ts';

@@ -4,7 +4,7 @@
  */
 import type { ModalView } from '@slack/types';
 import { MAX_REASON_LENGTH } from '../../jobs/settling.ts';
-import type { Settlement, UnsettledAction } from '../../types.ts';
+import type { Settlement, UnsettledAction } from '../../views.ts';
 import { CLICKS, type ModalReference, REASON_INPUT, VIEWS, writeReference } from '../buttons.ts';
 import { codeSpan, dateToken, mention, oneLine } from '../text.ts';
 import { button, type CardBlock, context, mrkdwn, plain, plainElement } from './blocks.ts';

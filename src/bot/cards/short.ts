@@ -4,7 +4,7 @@
  *
  * Invariant: each says that it is not the whole; a request shown like this does not fit, so that Approve opens Details first.
  */
-import type { ApprovalView, FullView } from '../../types.ts';
+import type { ApprovalView, FullView } from '../../views.ts';
 import { codeSpan, oneLine } from '../text.ts';
 import { type CardBlock, context, type Drawn, mrkdwn, plain, plainElement } from './blocks.ts';
 

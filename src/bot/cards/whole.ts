@@ -5,7 +5,7 @@
  * and its hidden characters are made visible; everything else may stand as it is, for Slack shows a text file as text. The text depends on
  * nothing that changes while the message stays cut, so that one cut message has one file.
  */
-import type { ApprovalView, FullView, MessageView, TaskView, WholeText } from '../../types.ts';
+import type { ApprovalView, FullView, MessageView, TaskView, WholeText } from '../../views.ts';
 import { cut, oneLine, visible } from '../text.ts';
 import { argumentsText } from './approval.ts';
 import { LINE_ROOM, SUMMARY_ROOM } from './message.ts';

@@ -1,5 +1,5 @@
 /** Small phrases that several cards share: who, how long, which agent. Pure; outside parts are escaped here. */
-import type { ApprovalView } from '../../types.ts';
+import type { ApprovalView } from '../../views.ts';
 import { cut, dateToken, mention, oneLine } from '../text.ts';
 
 /** `engineer v3 (scripted model)`, for plain_text. The label of the model is said wherever it speaks. */
