@@ -16,7 +16,7 @@ import type { DeliveryTarget } from '../views.ts';
 import { oweNote } from './deliveries.ts';
 import type { Consequence, InboxRow } from './desk.ts';
 import type { Bell } from './engine/bell.ts';
-import type { Database } from './engine/db.ts';
+import { type Database, isDatabaseAway } from './engine/db.ts';
 import { WAKE_CHANNEL } from './engine/queue.ts';
 import { type Loop, pauseMs, startLoop } from './loop.ts';
 
@@ -247,11 +247,10 @@ async function tellAuthor(tx: Tx, row: InboxRowRow): Promise<void> {
 /** Puts the row back for another try, or parks it and owes its author the word that nothing will come of it. */
 async function failed(options: InboxOptions, row: InboxRowRow, error: unknown): Promise<void> {
   const stored = toStoredError(error);
-  const trouble = error instanceof CountersignError && error.errorClass === 'retryable' ? error : null;
-  const waitMs =
-    trouble === null
-      ? pauseMs(FIRST_BACKOFF_MS, row.try_count, undefined)
-      : pauseMs(FIRST_BACKOFF_MS, row.trouble_count + 1, trouble.retryAfterMs);
+  const isTrouble =
+    isDatabaseAway(error) || (error instanceof CountersignError && error.errorClass === 'retryable');
+  const askedMs = error instanceof CountersignError ? error.retryAfterMs : undefined;
+  const waitMs = pauseMs(FIRST_BACKOFF_MS, isTrouble ? row.trouble_count + 1 : row.try_count, askedMs);
   const status = await options.database.transaction(async (tx) => {
     const { rows } = await tx.query<{ status: string }>({
       text: `update inbox set claimed_by = null, claimed_until = null, last_error = $4, next_try_at = db_now() + $5 * interval '1 millisecond', claim_count = 0,
@@ -261,7 +260,7 @@ async function failed(options: InboxOptions, row: InboxRowRow, error: unknown): 
                              else 'parked' end
              where workspace_id = $1 and inbox_id = $2 and status = 'stored' and claimed_until = $3::timestamptz
              returning status`,
-      values: [row.workspace_id, row.inbox_id, row.claim, stored.message, waitMs, trouble === null ? 0 : 1],
+      values: [row.workspace_id, row.inbox_id, row.claim, stored.message, waitMs, isTrouble ? 1 : 0],
     });
     if (rows[0]?.status === 'parked') await tellAuthor(tx, row);
     return rows[0]?.status;

@@ -1,5 +1,5 @@
 /**
- * Guarantee: what Slack's or another service's trouble keeps from being handled is tried again for a day, never before the moment the
+ * Guarantee: what Slack's, the database's or another service's trouble keeps from being handled is tried again for a day, never before the moment the
  * service asked for; what fails by itself is parked after nine tries. Whoever is not served is told: a parked click, mention or command
  * owes its author a private note.
  */
@@ -8,6 +8,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { CountersignError } from '../../src/errors.ts';
 import type { InboxRow } from '../../src/jobs/desk.ts';
 import { type Bell, openBell, ring } from '../../src/jobs/engine/bell.ts';
+import { connectDatabase } from '../../src/jobs/engine/db.ts';
 import { startInbox, storeRequest } from '../../src/jobs/inbox.ts';
 import type { Loop } from '../../src/jobs/loop.ts';
 import type { JsonObject } from '../../src/types.ts';
@@ -120,6 +121,33 @@ test('a click outlives Slack trouble of any length below a day, and is then hand
 
   await until('handled', async () => (await rowOf(key)).status === 'handled');
   expect(await notes()).toEqual([]);
+});
+
+test('a database that cannot be spoken to is trouble, not a defect of what came in', async () => {
+  const log = testLog;
+  const pool = connectDatabase({ url: base.appUrl, log, maxConnections: 1, acquireTimeoutMs: 50 });
+  const free = new URL(base.appUrl);
+  free.port = '1';
+  const nobody = connectDatabase({ url: free.href, log });
+  const thrown = (work: Promise<unknown>) => work.then(String, (error: unknown) => error as Error);
+  const starved = await pool.transaction(() => thrown(pool.query({ text: 'select 1' })));
+  const cut = await thrown(pool.query({ text: 'select pg_terminate_backend(pg_backend_pid())' }));
+  const refused = await thrown(nobody.query({ text: 'select 1' }));
+  const crowded = Object.assign(new Error('sorry, too many clients already'), { code: '53300' });
+  await Promise.all([pool.close(), nobody.close()]);
+  const key = await store('interaction', CLICK);
+
+  let tryNumber = 0;
+  for (const trouble of Array.from({ length: 3 }, () => [starved, cut, refused, crowded]).flat()) {
+    failure = trouble as Error;
+    await pass(60_000);
+    tryNumber += 1;
+    expect((await failed(key, tryNumber)).status).toBe('stored');
+  }
+
+  failure = null;
+  await pass(60_000);
+  await until('handled', async () => (await rowOf(key)).status === 'handled');
 });
 
 test('after a day of trouble the click is parked and its author is told where they clicked', async () => {

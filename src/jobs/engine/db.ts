@@ -254,6 +254,20 @@ export function sqlState(error: unknown): string | undefined {
   return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
 }
 
+/** SQLSTATE class 08 (connection), 53 (no room for one more), 57P (shut down, or not up yet): errcodes-appendix as above. */
+const AWAY_STATES = /^(?:08|53|57P)/;
+const AWAY_SYSTEM = /^(?:ECONN\w+|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN)$/;
+/** What pg and pg-pool throw without a code (pg 8.23: lib/client.js, pg-pool's index.js). */
+const AWAY_WORDS =
+  /^(?:Connection terminated|timeout expired|timeout exceeded when trying to connect|Query read timeout)|is not queryable$/;
+
+/** True when the database could not be spoken to: what was asked of it was not refused, and may be asked again. */
+export function isDatabaseAway(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const code = String((error as NodeJS.ErrnoException).code);
+  return AWAY_SYSTEM.test(code) || AWAY_STATES.test(sqlState(error) ?? '') || AWAY_WORDS.test(error.message);
+}
+
 /**
  * Tries to connect once. Throws DATABASE_UNREACHABLE with one line that names host and cause, and no password.
  */
