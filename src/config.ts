@@ -2,12 +2,13 @@
  * Configuration: the only reader of `process.env`.
  *
  * Invariant: what passes here is whole and typed; everything else is one CONFIG_INVALID that names every variable at fault.
- * Values of secrets never appear in an error or in `describeConfig`.
+ * Values of secrets never appear in an error or in `describeConfig`, and are masked in everything that leaves the process.
  */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { CountersignError } from './errors.ts';
+import { maskAlso } from './secrets.ts';
 import type { Json } from './types.ts';
 
 const url = (protocols: RegExp) =>
@@ -114,7 +115,7 @@ export interface DigestConfig {
 }
 
 /**
- * Parses the environment. An empty value counts as unset. Throws CONFIG_INVALID naming whatever is wrong and, `for` serve, whatever is
+ * Parses the environment, and has the credentials in it masked from then on. An empty value counts as unset. Throws CONFIG_INVALID naming whatever is wrong and, `for` serve, whatever is
  * missing beside it.
  */
 export function readVariables(
@@ -124,12 +125,26 @@ export function readVariables(
   const given = Object.fromEntries(
     Object.entries(env).filter(([name, value]) => name in schema.shape && value !== ''),
   );
+  maskAlso(
+    Object.entries(given).flatMap(([name, value]) => (SECRET.test(name) ? credentialsIn(name, value) : [])),
+  );
   const parsed = schema.safeParse(given);
   if (parsed.success) return parsed.data;
   const problems = parsed.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`);
   const missing = verb === 'serve' ? missingIn(given) : [];
   if (missing.length > 0) problems.push(missingWords(missing));
   throw new CountersignError('CONFIG_INVALID', problems.join('; '));
+}
+
+/** The value itself; of a database's URL its password alone. */
+function credentialsIn(name: string, value = ''): string[] {
+  if (!name.startsWith('DATABASE')) return [value];
+  const encoded = URL.parse(value)?.password ?? '';
+  try {
+    return [encoded, decodeURIComponent(encoded)];
+  } catch {
+    return [encoded];
+  }
 }
 
 function missingIn(given: Readonly<Partial<Record<keyof Variables, unknown>>>): string[] {

@@ -2,9 +2,10 @@
  * What a credential looks like, and how it is taken out of a text. Everything that leaves the product (log lines, cards, the ledger's
  * words, stored errors, prompts, the arguments of tools, the terminal) goes through `maskSecrets`.
  *
- * Invariants. Pure, and safe on its own output. Linear: no shape looks back and forth over a text, so that a megabyte made to slow it down
+ * Invariants. Pure, but for the credentials of this process that it was told of; safe on its own output. Linear: no shape looks back and forth over a text, so that a megabyte made to slow it down
  * takes milliseconds. What was JSON stays JSON: no shape but a private key reaches over a quote. A shape is here because its form is
- * public and so peculiar that hashes, ids and base64 do not take it; what has no form of its own (a hex string) cannot be told.
+ * public and so peculiar that hashes, ids and base64 do not take it; what has no form of its own (a hex string) can only be told by whom it
+ * was given to: this process knows its own.
  */
 
 /** What stands for a credential. */
@@ -113,16 +114,33 @@ export const SECRET_SHAPES: readonly SecretShape[] = [
   { name: 'password setting', mask: maskPasswordSettings },
 ];
 
-/** Replaces everything that looks like a credential with `[secret]`. Pure; safe on any text, and on its own output. */
+/** A shorter one may be a word that people use: the password `postgres`. */
+const LEAST_OWN = 16;
+/** The credentials of this process in every form in which a text may hold them, longest first: one may begin with another. */
+let own: readonly string[] = [];
+
+/**
+ * From now on masks these wherever they stand, too, whatever they look like: as they are, inside JSON and percent-encoded. Those of less than
+ * 16 characters are left out. Told again, nothing changes.
+ */
+export function maskAlso(credentials: readonly string[]): void {
+  const forms = credentials
+    .filter((one) => one.length >= LEAST_OWN)
+    .flatMap((one) => [one, JSON.stringify(one).slice(1, -1), encodeURIComponent(one)]);
+  own = [...new Set([...own, ...forms])].sort((one, other) => other.length - one.length);
+}
+
+/** Replaces everything that is or looks like a credential with `[secret]`. Safe on any text, and on its own output. */
 export function maskSecrets(text: string): string {
   // Nothing shorter holds one, and most of what is masked is short.
   if (text.length < 8) return text;
   let masked = text;
+  for (const one of own) masked = masked.replaceAll(one, MASK);
   for (const shape of SECRET_SHAPES) masked = shape.mask(masked);
   return masked;
 }
 
-/** True when `text` holds something that looks like a credential. */
+/** True when `text` holds something that is or looks like a credential. */
 export function holdsSecret(text: string): boolean {
   return maskSecrets(text) !== text;
 }

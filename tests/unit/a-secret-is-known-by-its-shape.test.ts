@@ -8,7 +8,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { holdsSecret, maskedJson, maskSecrets, SECRET_SHAPES } from '../../src/secrets.ts';
+import { holdsSecret, maskAlso, maskedJson, maskSecrets, SECRET_SHAPES } from '../../src/secrets.ts';
 import { PLANTED, planted } from '../support/secrets.ts';
 
 const ROOT = new URL('../../', import.meta.url);
@@ -79,6 +79,22 @@ describe('a credential', () => {
     );
     expect(maskSecrets('PGPASSWORD=hunter psql')).toBe('PGPASSWORD=[secret] psql');
     expect(maskSecrets('Authorization: Bearer abc123def456ghi')).toBe('Authorization: Bearer [secret]');
+  });
+});
+
+describe('a credential of this process', () => {
+  it('is masked whatever it looks like, in every form, and no shorter word is', () => {
+    const secret = 'plain words & "signs" of ours';
+    const longer = `${secret}, longer`;
+    expect(maskSecrets(secret)).toBe(secret);
+
+    maskAlso([secret, longer, 'postgres', '']);
+
+    expect(maskSecrets(`a ${secret} b ${longer} c`)).toBe('a [secret] b [secret] c');
+    expect(maskSecrets(JSON.stringify({ said: secret }))).toBe('{"said":"[secret]"}');
+    expect(maskSecrets(`?said=${encodeURIComponent(secret)}&x`)).toBe('?said=[secret]&x');
+    expect(maskSecrets('the postgres database')).toBe('the postgres database');
+    expect(holdsSecret(secret)).toBe(true);
   });
 });
 

@@ -1,16 +1,17 @@
 /**
  * Guarantee: a credential that got into a text leaves the product nowhere: not in a log line, a card, a window, a note, a digest, a stored
  * error, the words of the ledger, a prompt, the journal of a turn, the arguments of a tool, the terminal or the answer of /readyz. Each way
- * out is tried with credentials of every shape.
+ * out is tried with credentials of every shape, and with those of the process itself, which may have none.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import fc from 'fast-check';
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { answer, conversationOf, keptBlock, resultText } from '../../src/agents/conversation.ts';
 import { ENGINEER, initialConversation } from '../../src/agents/definitions.ts';
 import { work } from '../../src/agents/loop.ts';
 import { HttpReceiver } from '../../src/bot/http-receiver.ts';
 import { complain, print, printJson } from '../../src/commands/output.ts';
+import { readVariables } from '../../src/config.ts';
 import { CountersignError, toStoredError } from '../../src/errors.ts';
 import { createDesk, type DeskOptions } from '../../src/jobs/desk.ts';
 import { appendEntry } from '../../src/jobs/ledger.ts';
@@ -29,8 +30,32 @@ function expectNone(where: unknown, { secret }: Planted): void {
   expect(text).not.toContain(secret.replaceAll('&', '&amp;'));
 }
 
+/** What this process was given has no form of its own: hex, words, signs that JSON and URLs write otherwise. */
+const OWN = {
+  SLACK_SIGNING_SECRET: '8f742231b10e8888abcd99yyyzzz85a5',
+  SLACK_SIGNING_SECRET_PREVIOUS: 'one "quoted" & percent 100% secret',
+  GITHUB_TOKEN: 'token-of-a-kind-that-nobody-knows',
+  ANTHROPIC_API_KEY: 'correct horse battery staple',
+  DATABASE_URL: 'postgres://app:long%20pass%2Fword%20of%20ours@db/shop',
+} as const;
+const ownSecret = fc
+  .constantFrom(
+    ...Object.values(OWN).slice(0, -1),
+    'long pass/word of ours',
+    'long%20pass%2Fword%20of%20ours',
+  )
+  .map((secret): Planted => ({ text: secret, secret }));
+
+beforeAll(() => {
+  readVariables(OWN);
+});
+
 const said = fc
-  .tuple(planted, fc.constantFrom('', 'use this: ', 'line\n'), fc.constantFrom('', ' please', '\nthanks'))
+  .tuple(
+    fc.oneof({ weight: 3, arbitrary: planted }, { weight: 1, arbitrary: ownSecret }),
+    fc.constantFrom('', 'use this: ', 'line\n'),
+    fc.constantFrom('', ' please', '\nthanks'),
+  )
   .map(([one, before, behind]): Planted => ({ text: `${before}${one.text}${behind}`, secret: one.secret }));
 
 /** A transaction that keeps every value a statement was given. */
