@@ -42,6 +42,9 @@ interface Place {
   readonly threadTs: string | null;
 }
 
+/** A form can be opened for 3 s after the click (docs.slack.dev/interactivity/handling-user-interaction, `trigger_id`), and opening takes time too. */
+const LOOKUP_MS = 1_000;
+
 const NOTHING: Consequence = async () => {};
 
 /** Throws only what a retry may cure (a look-up that failed); everything else ends in a note. */
@@ -152,8 +155,13 @@ async function askReason(
   decided: 'reject' | 'request_changes',
 ): Promise<Consequence> {
   const approval = await deps.desk.approval(click.workspaceId, click.reference.r);
-  // Nothing to give a reason for: the desk says why, and records the click.
-  if (approval === null || !isOpen(approval, click.reference)) return decision(deps, click, decided, null);
+  // Nothing to give a reason for, or nobody's to give: the desk says why, and records the click.
+  if (
+    approval === null ||
+    !isOpen(approval, click.reference) ||
+    (await isSurelyNotEntitled(deps, click, approval.actionId))
+  )
+    return decision(deps, click, decided, null);
   const modal = reasonModal(decided, approval.title, modalReference(click));
   const isShown = await opens(deps, () => deps.messenger.openView(click.triggerId, modal));
   return isShown ? NOTHING : click.say({ kind: 'modal_expired' });
@@ -165,8 +173,13 @@ async function askOutcome(
   answer: 'happened' | 'did_not_happen',
 ): Promise<Consequence> {
   const action = await deps.desk.unsettled(click.workspaceId, click.reference.r);
-  // Nothing to say any more, or never was: the desk says why, and records the click.
-  if (action === null || action.actionHash !== click.reference.h) return settlement(deps, click, answer, '');
+  // Nothing to say any more, or never was, or nobody's to say: the desk says why, and records the click.
+  if (
+    action === null ||
+    action.actionHash !== click.reference.h ||
+    (await isSurelyNotEntitled(deps, click, action.actionId))
+  )
+    return settlement(deps, click, answer, '');
   const modal = settleModal(action, answer, modalReference(click));
   const isShown = await opens(deps, () => deps.messenger.openView(click.triggerId, modal));
   return isShown ? NOTHING : click.say({ kind: 'modal_expired' });
@@ -263,6 +276,24 @@ async function settlement(
       reason,
       message: messageAt(place),
     });
+}
+
+/**
+ * Asked before a form is opened, so that nobody writes a reason in vain. When Slack does not say who this is while the form can still be
+ * opened, it opens: what is sent with it is judged as always.
+ */
+async function isSurelyNotEntitled(
+  deps: ClickDeps,
+  { workspaceId, person }: Click,
+  actionId: string,
+): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<null>((resolve) => {
+    timer = setTimeout(() => resolve(null), LOOKUP_MS);
+  });
+  const known = await Promise.race([deps.messenger.person(workspaceId, person).catch(() => null), late]);
+  clearTimeout(timer);
+  return known !== null && !(await deps.desk.mayDecide(workspaceId, actionId, known));
 }
 
 function messageAt(place: Place | null): DecisionAsked['message'] {

@@ -9,9 +9,9 @@
  */
 import { randomUUIDv7 } from 'node:crypto';
 import { maskSecrets } from '../secrets.ts';
-import type { Eligibility, PersonFacts, Queryable, Tx, WorkspaceId } from '../types.ts';
+import type { PersonFacts, Queryable, Tx, WorkspaceId } from '../types.ts';
 import type { DeliveryTarget, NoteReason } from '../views.ts';
-import { factsOf, lockAction, moveAction } from './actions.ts';
+import { lockAction, moveAction } from './actions.ts';
 import {
   closeRequest,
   DECISION_OF,
@@ -24,6 +24,7 @@ import type { PolicyInForce } from './definitions.ts';
 import { oweNote, redraw } from './deliveries.ts';
 import type { DecisionAsked } from './desk.ts';
 import type { Engine } from './engine/engine.ts';
+import { entitlementOf } from './entitlement.ts';
 import { appendEntry } from './ledger.ts';
 import { readTask } from './tasks.ts';
 
@@ -69,10 +70,7 @@ export async function decide(tx: Tx, deps: DecideDeps, clicked: DecisionAsked): 
   const task = await readTask(tx, workspaceId, request.taskId);
   if (task === null) return refuse({ kind: 'not_found' }, runId);
   const action = await lockAction(tx, workspaceId, request.actionId);
-  const policy = await deps.policyOf(tx, workspaceId);
-  const facts = factsOf(task, action.kind, action.arguments);
-  const rule = policy.reviewRule(facts, policy.evaluate(facts));
-  const eligibility: Eligibility = policy.eligibility(person, rule, task.requester);
+  const { policy, rule, eligibility } = await entitlementOf(tx, deps.policyOf, task, action, person);
   if (!eligibility.eligible)
     return refuse({ kind: 'ineligible', reason: eligibility.reason, reviewers: rule.reviewers }, runId);
   if (request.status !== 'pending') {

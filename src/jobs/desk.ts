@@ -17,6 +17,7 @@ import { owe, oweNote, PRIORITY } from './deliveries.ts';
 import { oweDigest } from './digest.ts';
 import type { Database } from './engine/db.ts';
 import type { Engine } from './engine/engine.ts';
+import { mayDecide } from './entitlement.ts';
 import { slackLost } from './installation.ts';
 import { appendEntry } from './ledger.ts';
 import { type SettlementClicked, settleByClick, unsettledAction } from './settling.ts';
@@ -85,6 +86,8 @@ export interface Desk {
   detailsOpened(tx: Tx, workspaceId: WorkspaceId, requestId: string, person: PersonFacts): Promise<void>;
   /** An action whose outcome is unknown and that waits for a person's word; null when there is none such in this workspace. */
   unsettled(workspaceId: WorkspaceId, actionId: string): Promise<UnsettledAction | null>;
+  /** True when this person may decide on this action by the newest policy, or say what became of it: both verbs judge again. */
+  mayDecide(workspaceId: WorkspaceId, actionId: string, person: PersonFacts): Promise<boolean>;
   /** Records a person's word on an unknown outcome or explains privately why not; never silent. */
   settle(tx: Tx, clicked: SettlementClicked): Promise<void>;
   /** Owes a person the digest, to them alone or to the channel; who may give no tasks gets a note. */
@@ -176,6 +179,8 @@ export function createDesk(options: DeskOptions): Desk {
       hasOpenedDetails(database, workspaceId, requestId, person),
     detailsOpened,
     unsettled: (workspaceId, actionId) => unsettledAction(database, workspaceId, actionId, deploymentId),
+    mayDecide: (workspaceId, actionId, person) =>
+      mayDecide(database, policyOf, workspaceId, actionId, person),
     settle: (tx, clicked) => settleByClick(tx, { policyOf, deploymentId }, clicked),
     async digest(tx, asked) {
       const { workspaceId, person, channelId } = asked;

@@ -9,7 +9,7 @@
  * Lock order: request -> action -> ledger subject.
  */
 import { hasCode } from '../errors.ts';
-import type { Json, Person, PersonFacts, Policy, Queryable, ReviewRule, Tx, WorkspaceId } from '../types.ts';
+import type { Json, Person, PersonFacts, Queryable, Tx, WorkspaceId } from '../types.ts';
 import type {
   DeliveryTarget,
   NoteReason,
@@ -18,10 +18,11 @@ import type {
   Settler,
   UnsettledAction,
 } from '../views.ts';
-import { factsOf, findAction, lockAction, moveAction, type StoredAction } from './actions.ts';
+import { findAction, lockAction, moveAction, type StoredAction } from './actions.ts';
 import { approversOf, lockRequestOf, type StoredRequest } from './approvals.ts';
 import { activePolicyVersion, type PolicyInForce } from './definitions.ts';
 import { owe, oweNote, PRIORITY, redraw } from './deliveries.ts';
+import { entitlementOf, reviewRuleOf } from './entitlement.ts';
 import { appendEntry } from './ledger.ts';
 import { readTask, type Task } from './tasks.ts';
 
@@ -63,9 +64,7 @@ export async function settleUnknown(tx: Tx, deps: SettleDeps, asked: SettlementA
   const action = await lockAction(tx, workspaceId, actionId);
 
   if (by.via === 'slack') {
-    const policy = await deps.policyOf(tx, workspaceId);
-    const rule = ruleOf(policy, task, action);
-    const eligibility = policy.eligibility(by.person, rule, task.requester);
+    const { rule, eligibility } = await entitlementOf(tx, deps.policyOf, task, action, by.person);
     if (!eligibility.eligible)
       return refuse({ kind: 'ineligible', reason: eligibility.reason, reviewers: rule.reviewers });
   }
@@ -185,7 +184,7 @@ export async function askToSettle(
   request: StoredRequest | null,
 ): Promise<void> {
   const asks = await policyOf(tx, task.workspaceId).then(
-    (policy) => ruleOf(policy, task, action).reviewers,
+    (policy) => reviewRuleOf(policy, task, action).reviewers,
     (error: unknown) => {
       // No policy to read must not keep the outcome from being recorded.
       if (!hasCode(error, 'CONFIG_INVALID')) throw error;
@@ -289,12 +288,6 @@ function settler(by: string): Settler {
   return before === 'cli'
     ? { via: 'cli', user: after }
     : { via: 'slack', person: { teamId: before, userId: after } };
-}
-
-/** Who may say, by the newest policy: whoever may decide on such an action. */
-function ruleOf(policy: Policy, task: Task, action: StoredAction): ReviewRule {
-  const facts = factsOf(task, action.kind, action.arguments);
-  return policy.reviewRule(facts, policy.evaluate(facts));
 }
 
 async function oweReceipt(

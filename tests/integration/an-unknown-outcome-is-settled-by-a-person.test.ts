@@ -178,12 +178,13 @@ describe('nothing is settled and the author is told', () => {
   test.for([
     [REQUESTER, /asked for this/i],
     [GUEST, /guest/i],
-  ] as const)('when the word is of %s', async ([user, words]) => {
+  ] as const)('when the click is of %s, who is asked for no words', async ([user, words]) => {
     const lost = await loseMerge();
 
-    await say(user, 'I think so', await open(user, lost.cardTs));
+    await press(user, lost.cardTs, HAPPENED);
 
     await until('a private note', async () => words.test(await notesTo(user)));
+    expect(await story.people.views(user)).toEqual([]);
     expect(await statusOf(lost.actionId)).toBe('unknown');
     expect(await entriesOf(lost, 'approval.click_refused')).toMatchObject([
       { facts: { actionId: lost.actionId, person: `${TEAM}/${user}`, decision: 'happened' } },

@@ -42,6 +42,25 @@ describe('while a card is open', () => {
     expect(await story.merges()).toEqual([]);
   });
 
+  test.for([
+    [REQUESTER, 'approval.reject'],
+    [REQUESTER, 'approval.request_changes'],
+    [GUEST, 'approval.reject'],
+  ] as const)(
+    '%s, who may not decide, is told so at once and writes no reason in vain (%s)',
+    async ([user, button]) => {
+      const { ts, card } = await askForMerge(story);
+      const before = (await story.people.ephemerals(user)).length;
+
+      await press(user, card.ts, button);
+
+      await until('a private note', async () => (await story.people.ephemerals(user)).length > before);
+      expect(await story.people.views(user)).toEqual([]);
+      expect(await ledgerKinds(story, ts)).toContain('approval.click_refused');
+      expect(await statusOf(ts)).toBe('pending');
+    },
+  );
+
   test('a reviewer who was deactivated meanwhile decides nothing', async () => {
     const { ts, card } = await askForMerge(story);
     await story.people.user(REVIEWER_B, { deleted: true });

@@ -61,6 +61,9 @@ const desk: Desk = {
   async unsettled() {
     return null;
   },
+  async mayDecide() {
+    return true;
+  },
   async settle() {},
   async digest() {},
   async slackLost() {},

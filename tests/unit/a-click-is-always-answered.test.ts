@@ -30,7 +30,9 @@ function world() {
     approval: VIEW as ApprovalView | null,
     unsettled: UNSETTLED as UnsettledAction | null,
     opened: false,
+    entitled: true,
     lookupFails: false,
+    lookupHangs: false,
     modalFails: false,
     seen,
   };
@@ -53,6 +55,10 @@ function world() {
     async unsettled() {
       return state.unsettled;
     },
+    async mayDecide(_workspaceId, actionId) {
+      const asked = [state.approval?.actionId, state.unsettled?.actionId];
+      return state.entitled && asked.includes(actionId);
+    },
     async settle(_tx, clicked) {
       seen.push({ call: 'settle', given: clicked });
     },
@@ -67,6 +73,7 @@ function world() {
   const messenger: Pick<SlackMessenger, 'person' | 'openView' | 'updateView'> = {
     async person(_workspaceId, person) {
       if (state.lookupFails) throw new CountersignError('DELIVERY_FAILED', 'users.info: no answer');
+      if (state.lookupHangs) await new Promise(() => {});
       return {
         ...person,
         known: true,
@@ -266,6 +273,25 @@ describe.each([
     expect(given.seen).toEqual(noted('modal_expired'));
   });
 
+  it('by somebody who may not decide goes to the desk without a modal', async () => {
+    given.state.entitled = false;
+
+    await run('interaction', click(clicked));
+
+    expect(given.seen).toMatchObject([{ call: 'decide', given: { decision, reason: null } }]);
+  });
+
+  it.each(['lookupFails', 'lookupHangs'] as const)(
+    'asks for a reason as well while Slack does not say who clicked (%s)',
+    async (trouble) => {
+      given.state[trouble] = true;
+
+      await run('interaction', click(clicked));
+
+      expect(given.seen).toMatchObject([{ call: 'openView' }]);
+    },
+  );
+
   it('of what is decided already goes to the desk without a modal', async () => {
     given.state.approval = { ...VIEW, status: 'approved' };
 
@@ -328,6 +354,14 @@ describe.each([
     const view = shownView(given.seen.splice(0)[0]);
 
     await run('interaction', submission(view.private_metadata));
+
+    expect(given.seen).toMatchObject([{ ...asked, given: { ...asked.given, reason: '' } }]);
+  });
+
+  it('by somebody who may not say goes to the desk without a modal', async () => {
+    given.state.entitled = false;
+
+    await run('interaction', pressed);
 
     expect(given.seen).toMatchObject([{ ...asked, given: { ...asked.given, reason: '' } }]);
   });
