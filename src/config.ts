@@ -20,7 +20,8 @@ const url = (protocols: RegExp) =>
     );
 const http = url(/^https?:$/);
 const postgres = url(/^postgres(ql)?:$/);
-const secret = z.string().min(1);
+/** A line break that a file or a shell left behind is none of it. */
+const secret = z.string().trim().min(1);
 
 /** Off where there would be a default. */
 const NO_CHANNEL = 'none';
@@ -32,11 +33,11 @@ const NO_PORT = 'must be a port, a whole number up to 65535';
 const schema = z.object({
   DATABASE_URL: postgres.optional(),
   DATABASE_ADMIN_URL: postgres.optional(),
-  SLACK_BOT_TOKEN: z.string().startsWith('xoxb-', 'must start with xoxb-').optional(),
-  SLACK_SIGNING_SECRET: z.string().min(16, 'must have at least 16 characters').optional(),
-  SLACK_SIGNING_SECRET_PREVIOUS: z.string().min(16, 'must have at least 16 characters').optional(),
+  SLACK_BOT_TOKEN: z.string().trim().startsWith('xoxb-', 'must start with xoxb-').optional(),
+  SLACK_SIGNING_SECRET: z.string().trim().min(16, 'must have at least 16 characters').optional(),
+  SLACK_SIGNING_SECRET_PREVIOUS: z.string().trim().min(16, 'must have at least 16 characters').optional(),
   /** Of Socket Mode; where it is given, it is used, whatever else is. */
-  SLACK_APP_TOKEN: z.string().startsWith('xapp-', 'must start with xapp-').optional(),
+  SLACK_APP_TOKEN: z.string().trim().startsWith('xapp-', 'must start with xapp-').optional(),
   SLACK_API_URL: http.optional(),
   ANTHROPIC_API_KEY: secret.optional(),
   ANTHROPIC_BASE_URL: http.optional(),

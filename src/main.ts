@@ -8,7 +8,7 @@ import { createModel } from './agents/model.ts';
 import { toolsFor } from './agents/tools/index.ts';
 import { createBot } from './bot/app.ts';
 import { HttpReceiver } from './bot/http-receiver.ts';
-import { createEnvelopeIngest, createIngest, type StoreOptions } from './bot/ingest.ts';
+import { createEnvelopeIngest, createIngest, STORE_TIMEOUT_MS, type StoreOptions } from './bot/ingest.ts';
 import { mendForm } from './bot/mending.ts';
 import { createMessenger } from './bot/messenger.ts';
 import { socketOpener } from './bot/slack-client.ts';
@@ -91,6 +91,7 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
     log,
     maxConnections: ACK_CONNECTIONS,
     acquireTimeoutMs: ACK_ACQUIRE_MS,
+    statementTimeoutMs: STORE_TIMEOUT_MS,
     name: 'countersign-ack',
   });
   const workspaceId = identity.teamId;
@@ -193,7 +194,10 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   });
   const sealer = startSealer(database, log);
 
-  const store: StoreOptions = { store: (row) => storeRequest(ackDatabase, row), mend: mendForm };
+  const store: StoreOptions = {
+    store: (row, signal) => storeRequest(ackDatabase, row, signal),
+    mend: mendForm,
+  };
   const { receiver: from } = config.slack;
   const sockets =
     from.kind === 'http'

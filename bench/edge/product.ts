@@ -9,7 +9,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
 import { createBot } from '../../src/bot/app.ts';
 import { HttpReceiver } from '../../src/bot/http-receiver.ts';
-import { createIngest } from '../../src/bot/ingest.ts';
+import { createIngest, STORE_TIMEOUT_MS } from '../../src/bot/ingest.ts';
 import { createMessenger } from '../../src/bot/messenger.ts';
 import { activatePolicy, deploymentId, policyInForce } from '../../src/jobs/definitions.ts';
 import { createDesk } from '../../src/jobs/desk.ts';
@@ -37,6 +37,7 @@ const ackDatabase = connectDatabase({
   log,
   maxConnections: ACK_CONNECTIONS,
   acquireTimeoutMs: ACK_ACQUIRE_MS,
+  statementTimeoutMs: STORE_TIMEOUT_MS,
   name: 'countersign-ack',
 });
 const version = firstPolicy(parsePolicyPeople(POLICY)).version;
@@ -80,7 +81,7 @@ const desk = createDesk({
 });
 const receiver = new HttpReceiver({
   ingest: createIngest({
-    store: (row) => storeRequest(ackDatabase, row),
+    store: (row, signal) => storeRequest(ackDatabase, row, signal),
     signingSecrets: [SIGNING_SECRET],
     nowSeconds: () => Math.floor(Date.now() / 1_000),
   }),

@@ -39,7 +39,7 @@ export class Crowd {
     if (this.#unproven.size > this.#options.maxUnproven) this.#evictFirst(this.#unproven.keys());
   }
 
-  /** A request of this connection is there whole and is being judged: it is no longer among those who make room. */
+  /** A request of this connection bears a good signature: it is no longer among those who make room. */
   prove(socket: Socket): void {
     this.#unproven.delete(socket);
   }

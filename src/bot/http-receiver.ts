@@ -30,10 +30,12 @@ const MAX_HELD_BYTES = 64 * 1_048_576;
 const MAX_UNSIGNED_BYTES = 4_096;
 /** Most of Slack's bodies fit; doubled as it grows, whatever length was declared: declaring costs nothing. */
 const FIRST_HELD_BYTES = 8_192;
-/** A flood of connections must not become a flood of log lines. */
+/** A flood of connections or requests must not become a flood of log lines. */
 const TELL_EVERY_MS = 10_000;
 /** A readiness answer that takes longer is a no. */
 const READY_DEADLINE_MS = 3_000;
+/** Whoever asks, and however often: the database is asked once in so long. */
+const READY_FOR_MS = 1_000;
 /** After this, `stop` no longer waits for open requests. */
 const STOP_GRACE_MS = 5_000;
 
@@ -56,24 +58,33 @@ export interface HttpReceiverOptions {
   readonly maxHeldBytes?: number;
 }
 
+interface ReadyAnswer {
+  readonly status: number;
+  readonly body: object;
+}
+
 export class HttpReceiver implements Receiver {
   readonly #options: HttpReceiverOptions;
   readonly #crowd: Crowd;
+  readonly #tell: Readonly<Record<'crowded' | 'full' | 'refused', (detail: object) => void>>;
   /** Set between `start` and `stop`. */
   #server: Server | undefined;
+  /** The newest answer, or the question under way. */
+  #ready: Promise<ReadyAnswer> | undefined;
 
   constructor(options: HttpReceiverOptions) {
     this.#options = options;
     const { maxUnproven = MAX_UNPROVEN, maxHeldBytes = MAX_HELD_BYTES } = options;
-    let toldAtMs = 0;
+    const { log } = options;
+    this.#tell = {
+      crowded: sparingly(log, 'crowded: connections that send nothing of Slack make room'),
+      full: sparingly(log, 'no room for another connection'),
+      refused: sparingly(log, 'request refused'),
+    };
     this.#crowd = new Crowd({
       maxUnproven,
       maxHeldBytes,
-      onEvicted: (evictedCount) => {
-        if (Date.now() - toldAtMs < TELL_EVERY_MS) return;
-        toldAtMs = Date.now();
-        options.log.warn({ evictedCount }, 'crowded: connections that send nothing of Slack make room');
-      },
+      onEvicted: (evictedCount) => this.#tell.crowded({ evictedCount }),
     });
   }
 
@@ -102,6 +113,7 @@ export class HttpReceiver implements Receiver {
     );
     server.maxConnections = MAX_CONNECTIONS;
     server.on('connection', (socket) => this.#crowd.enter(socket));
+    server.on('drop', () => this.#tell.full({ most: MAX_CONNECTIONS }));
     this.#server = server;
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
@@ -150,7 +162,7 @@ export class HttpReceiver implements Receiver {
     if (body === undefined) {
       // What says itself that it is too long for anybody is told that; else nobody reads on for what bears no signature.
       const isTooLong = isSigned || declaredLength(request) > MAX_BODY_BYTES;
-      this.#options.log.warn({ code: isTooLong ? 'BODY_TOO_LARGE' : 'SIGNATURE_INVALID' }, 'request refused');
+      this.#tell.refused({ code: isTooLong ? 'BODY_TOO_LARGE' : 'SIGNATURE_INVALID' });
       // The rest of the body is not read: the connection cannot be used again.
       response.setHeader('connection', 'close');
       answer(response, isTooLong ? 413 : 401, '');
@@ -158,12 +170,15 @@ export class HttpReceiver implements Receiver {
       response.once('finish', () => request.destroy());
       return;
     }
-    this.#crowd.prove(socket);
-    const result = await ingest(body, request.headersDistinct);
-    // Whoever cannot sign is not waited for again.
-    if (result.status === 401) response.setHeader('connection', 'close');
+    let isProven = false;
+    const result = await ingest(body, request.headersDistinct, () => {
+      isProven = true;
+      this.#crowd.prove(socket);
+    });
+    // Whoever does not sign is not waited for again.
+    if (!isProven) response.setHeader('connection', 'close');
     if (result.outcome === 'refused')
-      this.#options.log.warn({ code: result.code, bytes: body.length }, 'request refused');
+      this.#tell.refused({ code: result.code, why: result.why, bytes: body.length });
     if (result.outcome === 'unavailable')
       this.#options.log.error({ err: result.cause }, 'request not stored, Slack will send it again');
     // While stopping: a connection kept for another request would only be waited for.
@@ -204,6 +219,19 @@ export class HttpReceiver implements Receiver {
   }
 
   async #readiness(response: ServerResponse): Promise<void> {
+    if (this.#ready === undefined) {
+      this.#ready = this.#askReady();
+      await this.#ready;
+      setTimeout(() => {
+        this.#ready = undefined;
+      }, READY_FOR_MS).unref();
+    }
+    const { status, body } = await this.#ready;
+    answer(response, status, body);
+  }
+
+  /** Never rejects. */
+  async #askReady(): Promise<ReadyAnswer> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<{ ok: boolean; detail: object }>((resolve) => {
       timer = setTimeout(
@@ -213,14 +241,29 @@ export class HttpReceiver implements Receiver {
     });
     try {
       const { ok, detail } = await Promise.race([this.#options.ready(), late]);
-      answer(response, ok ? 200 : 503, maskedJson({ ok, ...detail }));
+      return { status: ok ? 200 : 503, body: maskedJson({ ok, ...detail }) };
     } catch (error) {
       this.#options.log.error({ err: error }, 'readiness check failed');
-      answer(response, 503, { ok: false });
+      return { status: 503, body: { ok: false } };
     } finally {
       clearTimeout(timer);
     }
   }
+}
+
+/** Logs the first of these at once, then at most one line in `TELL_EVERY_MS`, with how many went unsaid. */
+function sparingly(log: Logger, words: string): (detail: object) => void {
+  let toldAtMs = Number.NEGATIVE_INFINITY;
+  let unsaidCount = 0;
+  return (detail) => {
+    if (performance.now() - toldAtMs < TELL_EVERY_MS) {
+      unsaidCount += 1;
+      return;
+    }
+    log.warn(unsaidCount === 0 ? detail : { ...detail, unsaidCount }, words);
+    toldAtMs = performance.now();
+    unsaidCount = 0;
+  };
 }
 
 /** What the request says of its length; 0 when it says nothing (a chunked body). */

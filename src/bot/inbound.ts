@@ -6,6 +6,7 @@
  * so that no shape Bolt stumbles over, no `response_url` and no token ever reaches the database; and every string of
  * it can be stored (no NUL, no lone surrogate).
  */
+import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import type { JsonObject, WorkspaceId } from '../types.ts';
 
@@ -22,14 +23,27 @@ export type Inbound =
   | { readonly kind: 'challenge'; readonly challenge: string }
   /** Slack means well and we have no use for it: an unknown event type, a bot's message, an edit. */
   | { readonly kind: 'ignored' }
-  /** Not something Slack sends. */
-  | { readonly kind: 'malformed' };
+  /** Not something Slack sends: what and where, for the operator; no value of it. */
+  | { readonly kind: 'malformed'; readonly what: string };
 
 /** Real payloads nest about ten deep (blocks in a message); deeper ones would exhaust recursive readers. */
 const MAX_DEPTH = 64;
 
 const IGNORED: Inbound = { kind: 'ignored' };
-const MALFORMED: Inbound = { kind: 'malformed' };
+
+function malformed(what: string): Inbound {
+  return { kind: 'malformed', what };
+}
+
+/** The fields at fault, by their names in our schemas: names that the sender made up (of a form's fields) are not repeated. */
+function misshapen(what: string, error: z.ZodError): Inbound {
+  const fields = error.issues.map(({ path }) => path.filter((part) => isOurName(part)).join('.'));
+  return malformed(`${what}: ${[...new Set(fields)].slice(0, 5).join(', ')}`);
+}
+
+function isOurName(part: PropertyKey): boolean {
+  return typeof part === 'number' || (typeof part === 'string' && /^[a-z_]{1,40}$/.test(part));
+}
 
 /**
  * Ids of people, channels, teams and enterprises, in the one form Slack makes them. Strict because Bolt keeps its
@@ -94,6 +108,8 @@ const view = z.object({
   hash: id.nullish(),
   callback_id: z.string().max(255).nullish(),
   private_metadata: shortText.nullish(),
+  /** Where the app is installed that opened it. `team` is where the person is from when they came through a shared channel. */
+  app_installed_team_id: optionalSlackId,
 });
 export const blockActions = z.object({
   type: z.literal('block_actions'),
@@ -155,22 +171,22 @@ export type ViewSubmission = z.infer<typeof viewSubmission>;
  */
 export function parseInbound(rawBody: Uint8Array, contentType: string): Inbound {
   const text = decodeUtf8(rawBody);
-  if (text === undefined) return MALFORMED;
+  if (text === undefined) return malformed('no UTF-8');
   if (!/^application\/x-www-form-urlencoded\b/i.test(contentType.trim())) return parseEvent(parseJson(text));
 
   const form = parseForm(text);
-  if (form === undefined) return MALFORMED;
+  if (form === undefined) return malformed('no form');
   const payload = form.get('payload');
   if (payload !== undefined) return parseInteraction(parseJson(payload));
   if (form.get('ssl_check') === '1') return IGNORED;
   if (form.has('command')) return parseCommand(form);
-  return MALFORMED;
+  return malformed('a form of no known kind');
 }
 
 /** Total, like `parseInbound`: the same thing gives the same row whichever way it came. */
 export function parseEnvelope(envelope: unknown): Inbound {
   // The payload by itself, so that it may be as deep here as in a request.
-  if (!isRecord(envelope) || !isStorable(envelope.payload)) return MALFORMED;
+  if (!isRecord(envelope) || !isStorable(envelope.payload)) return malformed('no envelope');
   const { payload } = envelope;
   switch (envelope.type) {
     case 'events_api':
@@ -180,10 +196,10 @@ export function parseEnvelope(envelope: unknown): Inbound {
     case 'slash_commands':
       return isRecord(payload) && Object.values(payload).every((value) => typeof value === 'string')
         ? parseCommand(new Map(Object.entries(payload as Record<string, string>)))
-        : MALFORMED;
+        : malformed('slash_commands');
     default:
       // A kind that Slack adds tomorrow.
-      return typeof envelope.type === 'string' ? IGNORED : MALFORMED;
+      return typeof envelope.type === 'string' ? IGNORED : malformed('an envelope without a type');
   }
 }
 
@@ -251,22 +267,24 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 }
 
 function parseEvent(body: unknown): Inbound {
-  if (!isRecord(body)) return MALFORMED;
+  if (!isRecord(body)) return malformed('no JSON object');
   if (body.type === 'url_verification') {
     const challenge = body.challenge;
     return typeof challenge === 'string' && challenge.length <= 1_000
       ? { kind: 'challenge', challenge }
-      : MALFORMED;
+      : malformed('url_verification: challenge');
   }
   if (body.type === 'app_rate_limited') return IGNORED;
-  if (body.type !== 'event_callback') return typeof body.type === 'string' ? IGNORED : MALFORMED;
+  if (body.type !== 'event_callback')
+    return typeof body.type === 'string' ? IGNORED : malformed('a body without a type');
 
   const event = body.event;
-  if (!isRecord(event) || typeof event.type !== 'string') return MALFORMED;
+  if (!isRecord(event) || typeof event.type !== 'string') return malformed('event_callback: event.type');
   const isOfInstallation = event.type === 'app_uninstalled' || event.type === 'tokens_revoked';
   if (!isOfInstallation && !isWanted(event)) return IGNORED;
   const parsed = (isOfInstallation ? installationEnvelope : messageEnvelope).safeParse(body);
-  if (!parsed.success) return MALFORMED;
+  // One of ours: every other type was ignored above.
+  if (!parsed.success) return misshapen(event.type, parsed.error);
   const { authorizations, team_id, enterprise_id } = parsed.data;
   // The installation the event was sent to; `team_id` alone may be another workspace in a shared channel.
   const installed = authorizations?.[0];
@@ -277,9 +295,15 @@ function parseEvent(body: unknown): Inbound {
 }
 
 /**
+ * Subtypes that are new words all the same (docs.slack.dev/reference/events/message): with a file, as `/me`, and a reply that is shown in the
+ * channel, too.
+ */
+const WORDS_OF_PEOPLE: ReadonlySet<unknown> = new Set(['file_share', 'me_message', 'thread_broadcast']);
+
+/**
  * People's new messages only: a mention in a channel, or anything in a direct message. A mention also arrives as a
  * message (in a channel) or not at all (in a direct message), so that each kind is taken from one place. Bots, our own
- * messages among them, and everything with a subtype (edits, deletions, joins) are left out.
+ * messages among them, and every subtype that is not somebody's new words (edits, deletions, joins) are left out.
  *
  * Not asked for on purpose: `channel_archive`, `channel_deleted` and `channel_left` of a place where requests wait. They would
  * need the scopes channels:read and groups:read, which show every channel's name and purpose, and tell nothing that the next
@@ -288,7 +312,8 @@ function parseEvent(body: unknown): Inbound {
  */
 function isWanted(event: Record<string, unknown>): boolean {
   if (event.bot_id != null || event.bot_profile != null) return false;
-  if (event.subtype != null || event.edited != null || event.hidden === true) return false;
+  if (event.subtype != null && !WORDS_OF_PEOPLE.has(event.subtype)) return false;
+  if (event.edited != null || event.hidden === true) return false;
   const inDirectMessage =
     event.channel_type === 'im' || (typeof event.channel === 'string' && event.channel.startsWith('D'));
   if (event.type === 'app_mention') return !inDirectMessage;
@@ -296,18 +321,24 @@ function isWanted(event: Record<string, unknown>): boolean {
 }
 
 function parseInteraction(body: unknown): Inbound {
-  if (!isRecord(body) || typeof body.type !== 'string') return MALFORMED;
+  if (!isRecord(body) || typeof body.type !== 'string') return malformed('an interaction without a type');
   if (body.type === 'block_actions') {
     const parsed = blockActions.safeParse(body);
-    const action = parsed.data?.actions[0];
-    if (!parsed.success || action === undefined) return MALFORMED;
+    if (!parsed.success) return misshapen(body.type, parsed.error);
+    const [action] = parsed.data.actions;
+    if (action === undefined) return malformed('block_actions: actions');
     const key = `interaction:${parsed.data.trigger_id}:${action.action_ts}:${action.action_id}`;
     return row(workspaceOf(parsed.data), key, 'interaction', parsed.data);
   }
   if (body.type === 'view_submission') {
     const parsed = viewSubmission.safeParse(body);
-    if (!parsed.success) return MALFORMED;
-    const key = `interaction:${parsed.data.view.id}:${parsed.data.view.hash ?? ''}:${parsed.data.user.id}`;
+    if (!parsed.success) return misshapen(body.type, parsed.error);
+    const { view: sent, user } = parsed.data;
+    // What was typed is part of it: a form that was not taken is still open, and comes again with better words under the same hash.
+    const words = createHash('sha256')
+      .update(JSON.stringify(sent.state ?? null))
+      .digest('base64url');
+    const key = `interaction:${sent.id}:${sent.hash ?? ''}:${user.id}:${words}`;
     return row(workspaceOf(parsed.data), key, 'interaction', parsed.data);
   }
   return IGNORED;
@@ -315,14 +346,15 @@ function parseInteraction(body: unknown): Inbound {
 
 function parseCommand(form: ReadonlyMap<string, string>): Inbound {
   const parsed = command.safeParse({ text: '', ...Object.fromEntries(form) });
-  if (!parsed.success) return MALFORMED;
+  if (!parsed.success) return misshapen('a slash command', parsed.error);
   const { is_enterprise_install, team_id, enterprise_id, trigger_id } = parsed.data;
   const workspaceId = installation(is_enterprise_install === 'true', team_id, enterprise_id);
   return row(workspaceId, `command:${trigger_id}`, 'command', parsed.data);
 }
 
 function workspaceOf(body: BlockActions | ViewSubmission): string | null | undefined {
-  return installation(body.is_enterprise_install, body.team?.id ?? body.user.team_id, body.enterprise?.id);
+  const teamId = body.view?.app_installed_team_id ?? body.team?.id ?? body.user.team_id;
+  return installation(body.is_enterprise_install, teamId, body.enterprise?.id);
 }
 
 /** An org-wide installation is one workspace of ours, whichever of its teams the request came from. */
@@ -340,7 +372,8 @@ function row(
   source: InboundRow['source'],
   payload: object,
 ): Inbound {
-  if (workspaceId == null || workspaceId === '' || dedupeKey.length > 1_000) return MALFORMED;
+  if (workspaceId == null || workspaceId === '') return malformed(`${source}: no workspace`);
+  if (dedupeKey.length > 1_000) return malformed(`${source}: an id that is too long`);
   // Absent and null become the same, absent: Bolt reads `channel: null` as a channel and throws.
   const kept = JSON.stringify(payload, (_, value: unknown) => (value === null ? undefined : value));
   return {

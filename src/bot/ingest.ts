@@ -10,16 +10,29 @@ import { createHmac, timingSafeEqual } from 'node:crypto';
 import { CountersignError, type ErrorCode } from '../errors.ts';
 import { type Inbound, type InboundRow, parseEnvelope, parseInbound } from './inbound.ts';
 
-/** Joins no transaction of the caller: it commits before it resolves. Throws when the row cannot be stored. */
-export type StoreInbox = (row: InboundRow) => Promise<'stored' | 'duplicate'>;
+/**
+ * Joins no transaction of the caller: it commits before it resolves. Throws when the row cannot be stored. Once `signal` is aborted nothing is to
+ * be stored any more.
+ */
+export type StoreInbox = (row: InboundRow, signal: AbortSignal) => Promise<'stored' | 'duplicate'>;
 
 export interface IngestResult {
-  readonly outcome: 'stored' | 'duplicate' | 'ignored' | 'mended' | 'challenge' | 'refused' | 'unavailable';
+  /** `certificate_check`: the one request of Slack's that bears no signature. */
+  readonly outcome:
+    | 'stored'
+    | 'duplicate'
+    | 'ignored'
+    | 'mended'
+    | 'challenge'
+    | 'certificate_check'
+    | 'refused'
+    | 'unavailable';
   readonly status: number;
   /** Empty for everything but a challenge and a form to be mended; an empty 200 to a modal's submission closes it. */
   readonly body: string | object;
-  /** For the log, when refused. */
+  /** For the log, when refused: what, and why in a few words that hold nothing of the request. */
   readonly code?: ErrorCode;
+  readonly why?: string;
   /** What the store threw, when unavailable. */
   readonly cause?: unknown;
 }
@@ -27,8 +40,12 @@ export interface IngestResult {
 /** Node's `headers` or `headersDistinct`; only the latter tells one header from two. */
 export type InboundHeaders = Readonly<Record<string, string | readonly string[] | undefined>>;
 
-/** Never rejects. */
-export type Ingest = (rawBody: Uint8Array, headers: InboundHeaders) => Promise<IngestResult>;
+/** Never rejects. Calls `signed` at once when the signature is good, before anything is stored. */
+export type Ingest = (
+  rawBody: Uint8Array,
+  headers: InboundHeaders,
+  signed?: () => void,
+) => Promise<IngestResult>;
 
 /** Takes one envelope as it was sent, `{ type, payload, envelope_id, … }`. A status of 200 is to be acknowledged. Never rejects. */
 export type IngestEnvelope = (envelope: unknown) => Promise<IngestResult>;
@@ -42,7 +59,7 @@ export interface StoreOptions {
   readonly mend?: (row: InboundRow) => object | null;
   /**
    * Bound on storing, default `900`: whoever cannot store says so within a second (FAULTS), and Slack sends it again.
-   * What is stored after all is met by that delivery.
+   * What was under way and is stored after all is met by that delivery.
    */
   readonly storeTimeoutMs?: number;
 }
@@ -59,7 +76,8 @@ const MIN_SECRET_LENGTH = 16;
 /** Slack's rule for replays, here in both directions: a clock ahead of ours is as wrong as one behind. */
 const MAX_SKEW_SECONDS = 300;
 
-const STORE_TIMEOUT_MS = 900;
+/** See `storeTimeoutMs`; whatever stores gives its statement up soon after. */
+export const STORE_TIMEOUT_MS = 900;
 
 /** Throws CONFIG_INVALID for a missing or short secret. */
 export function createIngest(options: IngestOptions): Ingest {
@@ -72,11 +90,13 @@ export function createIngest(options: IngestOptions): Ingest {
       'CONFIG_INVALID',
       `SLACK_SIGNING_SECRET must have at least ${MIN_SECRET_LENGTH} characters.`,
     );
-  return async (rawBody, headers) => {
-    if (!isSigned(rawBody, headers, secrets, options.nowSeconds())) {
-      if (isSslCheck(rawBody, headers)) return { outcome: 'ignored', status: 200, body: '' };
-      return { outcome: 'refused', status: 401, body: '', code: 'SIGNATURE_INVALID' };
+  return async (rawBody, headers, signed) => {
+    const why = unsignedBecause(rawBody, headers, secrets, options.nowSeconds());
+    if (why !== null) {
+      if (isSslCheck(rawBody, headers)) return { outcome: 'certificate_check', status: 200, body: '' };
+      return { outcome: 'refused', status: 401, body: '', code: 'SIGNATURE_INVALID', why };
     }
+    signed?.();
     return settle(parseInbound(rawBody, single(headers['content-type']) ?? ''), options);
   };
 }
@@ -89,7 +109,7 @@ export function createEnvelopeIngest(options: StoreOptions): IngestEnvelope {
 async function settle(inbound: Inbound, options: StoreOptions): Promise<IngestResult> {
   switch (inbound.kind) {
     case 'malformed':
-      return { outcome: 'refused', status: 400, body: '', code: 'BODY_MALFORMED' };
+      return { outcome: 'refused', status: 400, body: '', code: 'BODY_MALFORMED', why: inbound.what };
     case 'ignored':
       return { outcome: 'ignored', status: 200, body: '' };
     case 'challenge':
@@ -98,7 +118,10 @@ async function settle(inbound: Inbound, options: StoreOptions): Promise<IngestRe
       const mended = options.mend?.(inbound.row) ?? null;
       if (mended !== null) return { outcome: 'mended', status: 200, body: mended };
       try {
-        const outcome = await within(options.store(inbound.row), options.storeTimeoutMs ?? STORE_TIMEOUT_MS);
+        const outcome = await within(
+          (signal) => options.store(inbound.row, signal),
+          options.storeTimeoutMs ?? STORE_TIMEOUT_MS,
+        );
         return { outcome, status: 200, body: '' };
       } catch (cause) {
         return { outcome: 'unavailable', status: 503, body: '', cause };
@@ -130,17 +153,20 @@ export function carriesSignature(headers: InboundHeaders): boolean {
   return signatureHeaders(headers) !== undefined;
 }
 
-function isSigned(
+/** Why a request does not count as Slack's, for the log; null when it does. */
+function unsignedBecause(
   rawBody: Uint8Array,
   headers: InboundHeaders,
   secrets: readonly string[],
   nowSeconds: number,
-): boolean {
+): string | null {
   const given = signatureHeaders(headers);
-  if (given === undefined) return false;
+  if (given === undefined) return "Slack's two headers are missing or malformed";
   const { timestamp } = given;
+  const skewSeconds = nowSeconds - Number(timestamp);
   // Negated so that a clock that gives NaN refuses.
-  if (!(Math.abs(nowSeconds - Number(timestamp)) <= MAX_SKEW_SECONDS)) return false;
+  if (!(Math.abs(skewSeconds) <= MAX_SKEW_SECONDS))
+    return `its timestamp is ${Math.round(skewSeconds)} s behind this clock, which may be wrong`;
 
   const signature = Buffer.from(given.signature.slice('v0='.length), 'hex');
   let good = false;
@@ -149,7 +175,7 @@ function isSigned(
     const expected = createHmac('sha256', secret).update(`v0:${timestamp}:`).update(rawBody).digest();
     if (timingSafeEqual(expected, signature)) good = true;
   }
-  return good;
+  return good ? null : 'no signing secret of ours fits: not from Slack, or the secret of another app';
 }
 
 /**
@@ -162,16 +188,18 @@ function isSslCheck(rawBody: Uint8Array, headers: InboundHeaders): boolean {
   );
 }
 
-async function within<T>(work: Promise<T>, timeoutMs: number): Promise<T> {
+async function within<T>(work: (signal: AbortSignal) => Promise<T>, timeoutMs: number): Promise<T> {
+  const given = new AbortController();
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () => reject(new Error(`The inbox row was not stored within ${timeoutMs} ms.`)),
-      timeoutMs,
-    );
+    timer = setTimeout(() => {
+      const error = new Error(`The inbox row was not stored within ${timeoutMs} ms.`);
+      given.abort(error);
+      reject(error);
+    }, timeoutMs);
   });
   try {
-    return await Promise.race([work, late]);
+    return await Promise.race([work(given.signal), late]);
   } finally {
     clearTimeout(timer);
   }

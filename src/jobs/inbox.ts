@@ -9,7 +9,7 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
-import { CountersignError, toStoredError } from '../errors.ts';
+import { CountersignError, DeliveryRefused, toStoredError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { JsonObject, Queryable, Tx, WorkspaceId } from '../types.ts';
 import type { DeliveryTarget } from '../views.ts';
@@ -22,8 +22,15 @@ import { type Loop, pauseMs, startLoop } from './loop.ts';
 
 /** A claim is open again after this even while its worker lives. Longer than the look-ups of one row. */
 const CLAIM_MS = 30_000;
+/** Clicks, forms and commands, whose author waits (a form opens for three seconds after its click); and everything else. */
+const LANES = [
+  { word: 'inbox_press', sources: `source <> 'event'` },
+  { word: 'inbox_event', sources: `source = 'event'` },
+] as const;
+type Lane = (typeof LANES)[number];
+
 /**
- * Rows turned into consequences at once: each holds at most one connection, and not during look-ups. Twice as many finish a tenth more rows a
+ * Rows of a lane turned into consequences at once: each holds at most one connection, and not during look-ups. Twice as many finish a tenth more rows a
  * second and double the time of an ack, which shares the processor with them (`bench edge`, 20 s, two cores: p50 6.9 instead of 12.3 ms).
  */
 const SLOTS = 4;
@@ -44,6 +51,8 @@ const MAX_TROUBLE_MS = 24 * 60 * 60_000;
 const MAX_CLAIMS = 5;
 /** Slack sends again for an hour; a day is what FAULTS asks for. */
 const KEEP_MS = 24 * 60 * 60_000;
+/** What was given up, for a person to look at; it holds people's words. */
+const KEEP_PARKED_MS = 30 * KEEP_MS;
 const PRUNE_EVERY_MS = 10 * 60_000;
 /** Rows deleted in one statement: some tens of milliseconds. */
 const PRUNE_BATCH = 1_000;
@@ -59,24 +68,31 @@ export interface StoredRequest {
 
 /**
  * Stores one request and wakes the inbox workers: one statement, its own transaction. `duplicate` when its key is there already, handled or
- * not. Throws when it cannot be stored; then nothing may be acknowledged.
+ * not. Throws when it cannot be stored; then nothing may be acknowledged. Once `signal` is aborted nothing is sent any more: what Slack was
+ * told is not stored, and Slack told its author, does not happen after all.
  */
-export async function storeRequest(db: Queryable, request: StoredRequest): Promise<'stored' | 'duplicate'> {
-  const { rows } = await db.query<{ inserted: boolean }>({
+export async function storeRequest(
+  db: Database,
+  request: StoredRequest,
+  signal?: AbortSignal,
+): Promise<'stored' | 'duplicate'> {
+  const statement = {
     name: 'inbox_store',
     text: `with stored as (
              insert into inbox (workspace_id, inbox_id, dedupe_key, source, payload) values ($1, $2, $3, $4, $5)
              on conflict (workspace_id, dedupe_key) do update set delivery_count = inbox.delivery_count + 1
              returning (xmax = 0) as inserted)
-           select inserted, case when inserted then pg_notify('${WAKE_CHANNEL}', 'inbox') end from stored`,
+           select inserted, case when inserted then pg_notify('${WAKE_CHANNEL}', $6) end from stored`,
     values: [
       request.workspaceId,
       randomUUIDv7(),
       request.dedupeKey,
       request.source,
       JSON.stringify(request.payload),
+      LANES[request.source === 'event' ? 1 : 0].word,
     ],
-  });
+  };
+  const { rows } = await db.query<{ inserted: boolean }>(statement, signal);
   return rows[0]?.inserted ? 'stored' : 'duplicate';
 }
 
@@ -106,6 +122,15 @@ export interface InboxOptions {
 
 /** Works the inbox in this process until stopped. Any number of processes may. */
 export function startInbox(options: InboxOptions): Loop {
+  const lanes = LANES.map((lane) => startLane(options, lane));
+  return {
+    async stop() {
+      await Promise.all(lanes.map((lane) => lane.stop()));
+    },
+  };
+}
+
+function startLane(options: InboxOptions, lane: Lane): Loop {
   const { database, bell, log, workerId } = options;
   // At most one row whose last claim came to no end is worked on at a time: those that were merely there when another row ended the
   // process must not be counted down with it again and again.
@@ -113,11 +138,11 @@ export function startInbox(options: InboxOptions): Loop {
   return startLoop({
     name: 'inbox',
     bell,
-    word: 'inbox',
+    word: lane.word,
     sweepMs: SWEEP_MS,
     slots: SLOTS,
     claim: async (free) => {
-      const rows = await claim(database, workerId, free, !isTrying);
+      const rows = await claim(database, lane, workerId, free, !isTrying);
       isTrying ||= rows.some((row) => row.claim_count > 1);
       return rows;
     },
@@ -128,7 +153,7 @@ export function startInbox(options: InboxOptions): Loop {
         if (row.claim_count > 1) isTrying = false;
       }
     },
-    nextMs: () => msUntilNext(database, !isTrying),
+    nextMs: () => msUntilNext(database, lane, !isTrying),
     log,
   });
 }
@@ -142,18 +167,19 @@ export function startInbox(options: InboxOptions): Loop {
  */
 async function claim(
   db: Queryable,
+  { word, sources }: Lane,
   workerId: string,
   count: number,
   mayTry: boolean,
 ): Promise<InboxRowRow[]> {
   const { rows } = await db.query<InboxRowRow>({
-    name: 'inbox_claim',
+    name: `claim_${word}`,
     text: `with tried as (
-             select workspace_id, inbox_id from inbox where status = 'stored' and claim_count > 0 and next_try_at <= db_now()
+             select workspace_id, inbox_id from inbox where status = 'stored' and claim_count > 0 and ${sources} and next_try_at <= db_now()
                and claim_is_open(claimed_by, claimed_until) and $3 and not claim_is_open($2, 'infinity')
              order by next_try_at limit 1 for update skip locked),
            fresh as (
-             select workspace_id, inbox_id from inbox where status = 'stored' and claim_count = 0 and next_try_at <= (select db_now())
+             select workspace_id, inbox_id from inbox where status = 'stored' and claim_count = 0 and ${sources} and next_try_at <= (select db_now())
                and not claim_is_open($2, 'infinity')
              order by next_try_at limit $1 - (select count(*) from tried) for update skip locked)
            update inbox i set claimed_by = $2, claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond', try_count = i.try_count + 1,
@@ -167,12 +193,16 @@ async function claim(
   return rows;
 }
 
-async function msUntilNext(db: Queryable, mayTry: boolean): Promise<number | undefined> {
+async function msUntilNext(
+  db: Queryable,
+  { word, sources }: Lane,
+  mayTry: boolean,
+): Promise<number | undefined> {
   const { rows } = await db.query<{ ms: number | null }>({
-    name: 'inbox_next',
+    name: `next_${word}`,
     text: `select extract(epoch from least(
-             (select min(next_try_at) from inbox where status = 'stored' and claim_count = 0),
-             (select min(greatest(next_try_at, claimed_until)) from inbox where status = 'stored' and claim_count > 0 and $1))
+             (select min(next_try_at) from inbox where status = 'stored' and claim_count = 0 and ${sources}),
+             (select min(greatest(next_try_at, claimed_until)) from inbox where status = 'stored' and claim_count > 0 and ${sources} and $1))
              - db_now())::float8 * 1000 as ms`,
     values: [mayTry],
   });
@@ -248,7 +278,10 @@ async function tellAuthor(tx: Tx, row: InboxRowRow): Promise<void> {
 async function failed(options: InboxOptions, row: InboxRowRow, error: unknown): Promise<void> {
   const stored = toStoredError(error);
   const isTrouble =
-    isDatabaseAway(error) || (error instanceof CountersignError && error.errorClass === 'retryable');
+    isDatabaseAway(error) ||
+    (error instanceof CountersignError && error.errorClass === 'retryable') ||
+    // An installation that is lost comes back with another token, and this row is then as good as before.
+    (error instanceof DeliveryRefused && error.refusedFor === 'credential');
   const askedMs = error instanceof CountersignError ? error.retryAfterMs : undefined;
   const waitMs = pauseMs(FIRST_BACKOFF_MS, isTrouble ? row.trouble_count + 1 : row.try_count, askedMs);
   const status = await options.database.transaction(async (tx) => {
@@ -296,16 +329,19 @@ function authorOf(row: InboxRowRow): DeliveryTarget | null {
 }
 
 /**
- * Deletes one batch of rows that were handled more than a day ago; how many. Its own transaction; rows that another process is just deleting
- * are left to it. What stays after a day of silence is what needs a person.
+ * Deletes one batch of rows that were handled more than a day ago, or given up more than a month ago; how many. Its own transaction; rows that
+ * another process is just deleting are left to it.
  */
 export async function pruneInbox(db: Queryable): Promise<number> {
   const { rowCount } = await db.query({
     name: 'inbox_prune',
-    // The instant is read once: db_now() is volatile, and compared row by row it would keep the index from being used.
-    text: `delete from inbox where ctid = any(array(
+    // The instants are read once: db_now() is volatile, and compared row by row it would keep the indexes from being used.
+    text: `delete from inbox where ctid = any((array(
              select ctid from inbox where status = 'handled' and handled_at < (select db_now() - ${KEEP_MS} * interval '1 millisecond')
-             order by handled_at limit ${PRUNE_BATCH} for update skip locked))`,
+             order by handled_at limit ${PRUNE_BATCH} for update skip locked)
+           || array(
+             select ctid from inbox where status = 'parked' and received_at < (select db_now() - ${KEEP_PARKED_MS} * interval '1 millisecond')
+             order by received_at limit ${PRUNE_BATCH} for update skip locked))[1:${PRUNE_BATCH}])`,
   });
   return rowCount;
 }

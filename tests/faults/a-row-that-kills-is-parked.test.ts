@@ -1,7 +1,7 @@
 /**
  * Guarantee: a stored request whose handling ends the process each time is given up after five claims, which are counted before the work
  * begins, and its author is told; the requests that were merely in the same processes are handled, none of them given up. And the inbox
- * does not grow for ever: what was handled a day ago goes, what needs a person stays.
+ * does not grow for ever: what was handled a day ago goes, what needs a person a month after it came.
  */
 import { randomUUIDv7 } from 'node:crypto';
 import { afterEach, expect, test } from 'vitest';
@@ -111,10 +111,14 @@ test('handled rows go in batches once they are a day old, their keys not before'
            from generate_series(1, $2::integer) n`,
     values: [WORKSPACE, ROWS],
   });
-  await base.db.query({
-    text: `update inbox set status = 'parked' where dedupe_key = $1`,
-    values: [`event:${ROWS}`],
-  });
+  for (const [n, days] of [
+    [ROWS, 29],
+    [ROWS - 1, 31],
+  ])
+    await base.db.query({
+      text: `update inbox set status = 'parked', received_at = db_now() - $2 * interval '1 day' where dedupe_key = $1`,
+      values: [`event:${n}`, days],
+    });
   const took: number[] = [];
   for (let count = -1; count !== 0; ) {
     const startedAt = performance.now();

@@ -250,8 +250,10 @@ table inbox
   constraint inbox_pkey PRIMARY KEY (workspace_id, inbox_id)
   constraint inbox_workspace_id_dedupe_key_key UNIQUE (workspace_id, dedupe_key)
   INDEX inbox_claimed ON public.inbox USING btree (next_try_at) WHERE ((status = 'stored'::text) AND (claim_count > 0))
-  INDEX inbox_due ON public.inbox USING btree (next_try_at) WHERE ((status = 'stored'::text) AND (claim_count = 0))
+  INDEX inbox_due_events ON public.inbox USING btree (next_try_at) WHERE ((status = 'stored'::text) AND (claim_count = 0) AND (source = 'event'::text))
+  INDEX inbox_due_presses ON public.inbox USING btree (next_try_at) WHERE ((status = 'stored'::text) AND (claim_count = 0) AND (source <> 'event'::text))
   INDEX inbox_handled ON public.inbox USING btree (handled_at) WHERE (status = 'handled'::text)
+  INDEX inbox_parked ON public.inbox USING btree (received_at) WHERE (status = 'parked'::text)
   grant delete, insert, select, update to @app_role@
 
 table ledger_entries

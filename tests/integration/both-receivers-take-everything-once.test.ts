@@ -54,7 +54,7 @@ describe.each(['http', 'socket'] as const)('over %s', (by) => {
   let store: StoreOptions['store'];
   const taken: InboundRow[] = [];
 
-  const reallyStore: StoreOptions['store'] = (row) => storeRequest(base.db, row);
+  const reallyStore: StoreOptions['store'] = (row, signal) => storeRequest(base.db, row, signal);
 
   beforeAll(async () => {
     stateDir = await mkdtemp(join(tmpdir(), `both-receivers-${by}-`));
@@ -62,9 +62,9 @@ describe.each(['http', 'socket'] as const)('over %s', (by) => {
     people = new People(world);
     slack = new WebClient(world.slack.botToken, { slackApiUrl: world.slack.apiUrl });
     const options: StoreOptions = {
-      store: (row) => {
+      store: (row, signal) => {
         taken.push(row);
-        return store(row);
+        return store(row, signal);
       },
       mend: mendForm,
       storeTimeoutMs: STORE_TIMEOUT_MS,
@@ -208,8 +208,8 @@ describe.each(['http', 'socket'] as const)('over %s', (by) => {
 
   it('a click is stored before it is acknowledged, without the addresses and tokens that came with it', async () => {
     const order: string[] = [];
-    store = async (row) => {
-      const outcome = await reallyStore(row);
+    store = async (row, signal) => {
+      const outcome = await reallyStore(row, signal);
       order.push('stored');
       return outcome;
     };
@@ -269,8 +269,8 @@ describe.each(['http', 'socket'] as const)('over %s', (by) => {
 
   it('what was stored too late to be acknowledged comes again and is one row', async () => {
     const late = Promise.withResolvers<void>();
-    store = async (row) => {
-      const outcome = await reallyStore(row);
+    store = async (row, signal) => {
+      const outcome = await reallyStore(row, signal);
       if (taken.length === 1) await late.promise;
       return outcome;
     };
@@ -285,6 +285,23 @@ describe.each(['http', 'socket'] as const)('over %s', (by) => {
     expect(await rows()).toMatchObject([{ delivery_count: 2 }]);
   });
 
+  it('a click that had to wait for a connection until its author was told otherwise is not stored after all', async () => {
+    const free = Promise.withResolvers<void>();
+    const given = Promise.withResolvers<unknown>();
+    store = (row, signal) => {
+      const stored = free.promise.then(() => reallyStore(row, signal));
+      given.resolve(stored.catch((error: unknown) => error));
+      return stored;
+    };
+
+    const told = await press();
+    free.resolve();
+
+    expect(told.error).toBeDefined();
+    expect(await given.promise).toBeInstanceOf(Error);
+    expect(await rows()).toEqual([]);
+  });
+
   it('with the database away nothing is acknowledged: events come again, a click tells its author', async () => {
     store = async () => {
       throw new Error('the database is away');
@@ -294,10 +311,10 @@ describe.each(['http', 'socket'] as const)('over %s', (by) => {
     expect(told.ackStatus).not.toBe(200);
 
     let tries = 0;
-    store = async (row) => {
+    store = async (row, signal) => {
       tries += 1;
       if (tries < 3) throw new Error('the database is away');
-      return reallyStore(row);
+      return reallyStore(row, signal);
     };
     const ts = await people.say(REQUESTER, 'dm', 'keep this');
 
@@ -350,10 +367,10 @@ describe.each(['http', 'socket'] as const)('over %s', (by) => {
   it('stopping lets what is being stored be stored and acknowledged', async () => {
     const reached = Promise.withResolvers<void>();
     const go = Promise.withResolvers<void>();
-    store = async (row) => {
+    store = async (row, signal) => {
       reached.resolve();
       await go.promise;
-      return reallyStore(row);
+      return reallyStore(row, signal);
     };
     const told = press();
     await reached.promise;

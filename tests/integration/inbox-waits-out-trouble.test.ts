@@ -1,11 +1,11 @@
 /**
  * Guarantee: what Slack's, the database's or another service's trouble keeps from being handled is tried again for a day, never before the moment the
  * service asked for; what fails by itself is parked after nine tries. Whoever is not served is told: a parked click, mention or command
- * owes its author a private note.
+ * owes its author a private note. What Slack was told is not stored is not stored later.
  */
 import { randomUUIDv7 } from 'node:crypto';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { CountersignError } from '../../src/errors.ts';
+import { CountersignError, DeliveryRefused } from '../../src/errors.ts';
 import type { InboxRow } from '../../src/jobs/desk.ts';
 import { type Bell, openBell, ring } from '../../src/jobs/engine/bell.ts';
 import { connectDatabase } from '../../src/jobs/engine/db.ts';
@@ -91,7 +91,8 @@ const failed = (dedupeKey: string, tryNumber: number) =>
 async function pass(ms: number): Promise<void> {
   offsetMs += ms;
   await base.setClock(`${offsetMs} milliseconds`);
-  await ring(base.db, 'inbox');
+  await ring(base.db, 'inbox_press');
+  await ring(base.db, 'inbox_event');
 }
 beforeEach(() => {
   offsetMs = 0;
@@ -150,6 +151,27 @@ test('a database that cannot be spoken to is trouble, not a defect of what came 
   await until('handled', async () => (await rowOf(key)).status === 'handled');
 });
 
+test('what was given up while it waited for a connection is not stored later', async () => {
+  const pool = connectDatabase({ url: base.appUrl, log: testLog, maxConnections: 1 });
+  const given = new AbortController();
+  const request = { workspaceId: WORKSPACE, source: 'interaction', payload: CLICK } as const;
+  const stored = await pool.transaction(async () => {
+    const waiting = [
+      storeRequest(pool, { ...request, dedupeKey: 'in time' }),
+      storeRequest(pool, { ...request, dedupeKey: 'too late' }, given.signal),
+    ];
+    given.abort(new Error('too late'));
+    return { settled: Promise.allSettled(waiting) };
+  });
+
+  expect(await stored.settled).toMatchObject([{ value: 'stored' }, { reason: { message: 'too late' } }]);
+  await pool.close();
+  const { rows } = await base.db.query<{ dedupe_key: string }>({
+    text: `select dedupe_key from inbox where dedupe_key in ('in time', 'too late')`,
+  });
+  expect(rows).toEqual([{ dedupe_key: 'in time' }]);
+});
+
 test('after a day of trouble the click is parked and its author is told where they clicked', async () => {
   failure = new CountersignError('DELIVERY_FAILED', 'users.info: internal_error');
   const key = await store('interaction', CLICK);
@@ -164,6 +186,19 @@ test('after a day of trouble the click is parked and its author is told where th
       content: { kind: 'could_not_handle' },
     },
   ]);
+});
+
+test('a token that Slack refuses is waited out as well: the installation may come back', async () => {
+  failure = new DeliveryRefused('users.info: token_revoked', 'credential');
+  const key = await store('interaction', CLICK);
+  for (let tryNumber = 1; tryNumber <= 12; tryNumber += 1) {
+    expect((await failed(key, tryNumber)).status).toBe('stored');
+    await pass(60_000);
+  }
+
+  failure = null;
+  await pass(60_000);
+  await until('handled', async () => (await rowOf(key)).status === 'handled');
 });
 
 test('no try comes before the moment that was asked for, however far that is', async () => {

@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { Agent, request } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import fc from 'fast-check';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { HttpReceiver, type HttpReceiverOptions } from '../../src/bot/http-receiver.ts';
 import type { InboundRow } from '../../src/bot/inbound.ts';
 import { createIngest } from '../../src/bot/ingest.ts';
@@ -213,6 +213,18 @@ describe('POST /slack/events', () => {
     expect(rows).toHaveLength(2);
   });
 
+  it('lets nobody stay for a certificate check, which bears no signature', async () => {
+    const { port } = await edge();
+    const check = 'ssl_check=1&token=abc';
+
+    const { answer } = raw(
+      port,
+      `POST /slack/events HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: ${check.length}\r\n\r\n${check}`,
+    );
+
+    expect(await answer).toMatch(/^HTTP\/1\.1 200 [\s\S]*\r\nconnection: close\r\n/i);
+  });
+
   it('bounds what all bodies on their way hold together', async () => {
     const { port } = await edge({ maxHeldBytes: 10_000 });
     const body = () =>
@@ -307,6 +319,28 @@ describe('other requests', () => {
     const no = await fetch(`${unready.url}/readyz`);
     expect([no.status, await no.json()]).toEqual([503, { ok: false, database: 'down' }]);
     expect((await fetch(`${broken.url}/readyz`)).status).toBe(503);
+  });
+
+  it('that ask for readiness, however many, ask the database once', async () => {
+    const asked: (() => void)[] = [];
+    const { url } = await edge({
+      ready: () => new Promise((resolve) => asked.push(() => resolve({ ok: true, detail: {} }))),
+    });
+    const answers = Promise.all(Array.from({ length: 20 }, () => fetch(`${url}/readyz`)));
+    await vi.waitFor(() => expect(asked).toHaveLength(1));
+    for (const answer of asked) answer();
+
+    expect(new Set((await answers).map(({ status }) => status))).toEqual(new Set([200]));
+    expect(asked).toHaveLength(1);
+    await vi.waitFor(
+      async () => {
+        const again = fetch(`${url}/readyz`);
+        asked[1]?.();
+        await again;
+        expect(asked.length).toBeGreaterThan(1);
+      },
+      { timeout: 5_000 },
+    );
   });
 });
 

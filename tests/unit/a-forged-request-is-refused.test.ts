@@ -146,7 +146,7 @@ describe('the certificate check', () => {
       'content-type': 'application/x-www-form-urlencoded',
     });
 
-    expect(result).toMatchObject({ outcome: 'ignored', status: 200 });
+    expect(result).toMatchObject({ outcome: 'certificate_check', status: 200 });
     expect(rows).toEqual([]);
   });
 

@@ -79,8 +79,10 @@ describe.each([
   it(`is ${kind}, the same both ways`, () => {
     const envelope: Inbound = parseEnvelope({ envelope_id: 'e1', type, payload });
 
-    expect(envelope).toEqual(asRequest[type](payload));
-    expect(envelope.kind).toBe(kind);
+    const request = asRequest[type](payload);
+    // In other words, perhaps: what is no JSON there is no envelope here.
+    expect(envelope).toEqual(kind === 'malformed' ? { kind, what: expect.any(String) } : request);
+    expect(request.kind).toBe(kind);
   });
 });
 

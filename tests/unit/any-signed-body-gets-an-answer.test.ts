@@ -105,10 +105,31 @@ describe('what is kept', () => {
       },
     });
   });
-  it('a submitted modal, under its view, hash and person', () => {
-    expect(interaction(submission)).toMatchObject({
-      kind: 'row',
-      row: { dedupeKey: 'interaction:V1:1.abc:U1', source: 'interaction' },
+  it('a submitted modal, under its view, hash, person and words: sent again with others it is another', () => {
+    const keyOf = (sent: object) => {
+      const inbound = interaction(sent);
+      return inbound.kind === 'row' ? inbound.row.dedupeKey : inbound.kind;
+    };
+    const saying = (value: string) => {
+      const values = { reason: { 'reason.text': { type: 'plain_text_input', value } } };
+      return { ...submission, view: { ...submission.view, state: { values } } };
+    };
+    expect(keyOf(submission)).toMatch(/^interaction:V1:1\.abc:U1:[\w-]{43}$/);
+    expect(keyOf(saying('too late'))).toBe(keyOf(saying('too late')));
+    expect(new Set([submission, saying('too late'), saying('too soon')].map(keyOf)).size).toBe(3);
+  });
+  it('what came through a shared channel, under the workspace the app is installed in', () => {
+    const elsewhere = { team: { id: 'T2' }, user: { id: 'U1', team_id: 'T2' } };
+    const view = { ...submission.view, app_installed_team_id: 'T1' };
+    expect(interaction({ ...submission, ...elsewhere, view })).toMatchObject({ row: { workspaceId: 'T1' } });
+    expect(interaction({ ...click, ...elsewhere, view })).toMatchObject({ row: { workspaceId: 'T1' } });
+  });
+  it.each(['file_share', 'me_message', 'thread_broadcast'])('new words with the subtype %s', (subtype) => {
+    expect(json({ ...direct, event: { ...direct.event, subtype } })).toMatchObject({
+      row: { dedupeKey: 'event:Ev2' },
+    });
+    expect(json({ ...direct, event: { ...direct.event, subtype, bot_id: 'B1' } })).toEqual({
+      kind: 'ignored',
     });
   });
   it('a slash command, under its trigger', () => {
@@ -234,7 +255,18 @@ describe('signed nonsense is refused', () => {
     ['a command without a trigger', raw('command=%2Fx&team_id=T1&user_id=U1&channel_id=C1', FORM_TYPE)],
     ['a form that is nothing of Slack', raw('a=b', FORM_TYPE)],
   ])('%s', (_, inbound) => {
-    expect(inbound).toEqual({ kind: 'malformed' });
+    expect(inbound).toEqual({ kind: 'malformed', what: expect.stringMatching(/^\w[ -~]{1,120}$/) });
+  });
+  it('with the fields at fault, and nothing that stood in them', () => {
+    expect(json({ ...mention, event: { ...mention.event, user: 'not an id', ts: 7 } })).toEqual({
+      kind: 'malformed',
+      what: 'app_mention: event.user, event.ts',
+    });
+    const values = { 'a name\nof theirs': { field: { type: 7 } } };
+    expect(interaction({ ...submission, view: { ...submission.view, state: { values } } })).toEqual({
+      kind: 'malformed',
+      what: 'view_submission: view.state.values.field.type',
+    });
   });
   it('and nothing was polluted', () => {
     expect(Object.hasOwn(Object.prototype, 'polluted')).toBe(false);

@@ -47,11 +47,21 @@ export interface DatabaseOptions {
   readonly pingEveryMs?: number;
   /** How long it may take to answer before it is replaced. Default `5_000`. */
   readonly pingTimeoutMs?: number;
+  /** How long the database works on one statement before it gives it up. Default `30_000`. */
+  readonly statementTimeoutMs?: number;
   /** Shown in pg_stat_activity. Default `countersign`. */
   readonly name?: string;
 }
 
 export interface Database extends Queryable {
+  /**
+   * Sends one statement, its own transaction. Rejects without sending it once `signal` is aborted, however late a connection is free; what is
+   * sent already goes on.
+   */
+  query<Row extends object>(
+    statement: Statement,
+    signal?: AbortSignal,
+  ): Promise<{ rows: Row[]; rowCount: number }>;
   /**
    * Runs `body` in one transaction and commits it. `body` may run again (at most 5 times) when Postgres aborts it as a
    * deadlock victim, so it must have no effect outside the transaction but `afterCommit`.
@@ -72,13 +82,17 @@ export interface Listener {
 }
 
 export function connectDatabase(options: DatabaseOptions): Database {
-  const { pingEveryMs = PING_EVERY_MS, pingTimeoutMs = PING_TIMEOUT_MS } = options;
+  const {
+    pingEveryMs = PING_EVERY_MS,
+    pingTimeoutMs = PING_TIMEOUT_MS,
+    statementTimeoutMs = STATEMENT_TIMEOUT_MS,
+  } = options;
   const config: pg.ClientConfig = {
     connectionString: options.url,
     application_name: options.name ?? 'countersign',
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-    statement_timeout: STATEMENT_TIMEOUT_MS,
-    query_timeout: STATEMENT_TIMEOUT_MS + 1_000,
+    statement_timeout: statementTimeoutMs,
+    query_timeout: statementTimeoutMs + 1_000,
     idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000,
@@ -96,7 +110,8 @@ export function connectDatabase(options: DatabaseOptions): Database {
   pool.on('connect', (client) => client.on('error', () => undefined));
 
   const database: Database = {
-    query: (statement) => send(pool, statement),
+    query: (statement, signal) =>
+      signal === undefined ? send(pool, statement) : sendUnlessAborted(pool, statement, signal),
 
     async transaction(body) {
       for (let attempt = 1; ; attempt += 1) {
@@ -160,6 +175,25 @@ async function once<T>(pool: pg.Pool, body: (tx: Tx) => Promise<T>): Promise<T> 
 export function whenCommitted(target: Queryable | Tx, committed: () => void): void {
   if ('afterCommit' in target) target.afterCommit(committed);
   else committed();
+}
+
+async function sendUnlessAborted<Row extends object>(
+  pool: pg.Pool,
+  statement: Statement,
+  signal: AbortSignal,
+): Promise<{ rows: Row[]; rowCount: number }> {
+  signal.throwIfAborted();
+  const client = await pool.connect();
+  let broken = false;
+  try {
+    signal.throwIfAborted();
+    return await send<Row>(client, statement);
+  } catch (error) {
+    broken = isDatabaseAway(error);
+    throw error;
+  } finally {
+    client.release(broken);
+  }
 }
 
 async function send<Row extends object>(
