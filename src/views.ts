@@ -121,6 +121,8 @@ export type NoteReason =
   | { readonly kind: 'reason_missing' }
   | { readonly kind: 'changes_missing' }
   | { readonly kind: 'expired' }
+  /** Approve was pressed, and could not be judged for so long that it does not count. */
+  | { readonly kind: 'pressed_long_ago' }
   /** To who approved: it was not executed, because it no longer stands as they saw it. */
   | { readonly kind: 'approved_in_vain' }
   | { readonly kind: 'replaced' }

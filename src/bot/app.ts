@@ -113,21 +113,21 @@ export function createBot(deps: BotDeps): Bot {
     const read = blockActions.safeParse(body);
     if (!read.success) return;
     const holder = holderOf(context);
-    holder.consequence = await onClick(deps, holder.row.workspaceId, read.data);
+    holder.consequence = await onClick(deps, holder.row, read.data);
   });
   for (const view of [VIEWS.reject, VIEWS.requestChanges])
     app.view(view, async ({ body, context }) => {
       const read = viewSubmission.safeParse(body);
       if (!read.success) return;
       const holder = holderOf(context);
-      holder.consequence = await onReasonGiven(deps, holder.row.workspaceId, read.data);
+      holder.consequence = await onReasonGiven(deps, holder.row, read.data);
     });
   for (const view of [VIEWS.happened, VIEWS.didNotHappen])
     app.view(view, async ({ body, context }) => {
       const read = viewSubmission.safeParse(body);
       if (!read.success) return;
       const holder = holderOf(context);
-      holder.consequence = await onOutcomeGiven(deps, holder.row.workspaceId, read.data);
+      holder.consequence = await onOutcomeGiven(deps, holder.row, read.data);
     });
 
   app.command(COMMAND, async ({ body, context }) => {

@@ -6,7 +6,7 @@
  * state are the desk's to judge; Approve on a card that did not show everything first opens the rest.
  */
 import type { ModalView } from '@slack/types';
-import type { Consequence, DecisionAsked, Desk } from '../jobs/desk.ts';
+import type { Consequence, DecisionAsked, Desk, InboxRow } from '../jobs/desk.ts';
 import type { Logger } from '../log.ts';
 import type { Person, WorkspaceId } from '../types.ts';
 import type { ApprovalView, DeliveryTarget, NoteReason } from '../views.ts';
@@ -50,7 +50,7 @@ const NOTHING: Consequence = async () => {};
 /** Throws only what a retry may cure (a look-up that failed); everything else ends in a note. */
 export async function onClick(
   deps: ClickDeps,
-  workspaceId: WorkspaceId,
+  { workspaceId, receivedAt }: InboxRow,
   body: BlockActions,
 ): Promise<Consequence> {
   const action = body.actions[0];
@@ -61,15 +61,16 @@ export async function onClick(
 
   const reference = readButton(action?.value);
   if (action === undefined || reference === undefined) return say({ kind: 'not_found' });
-  if (reference.d !== deps.deploymentId) return say({ kind: 'other_deployment' });
   const click: Click = {
     workspaceId,
+    pressedAt: receivedAt,
     person: personOf(body, workspaceId),
     reference,
     place,
     triggerId: body.trigger_id,
     say,
   };
+  if (reference.d !== deps.deploymentId) return ofElsewhere(deps, click, action.action_id);
   if (turning) return turnPage(deps, click, body.view ?? null);
   switch (action.action_id) {
     case CLICKS.approve:
@@ -89,10 +90,28 @@ export async function onClick(
   }
 }
 
+/** A button of another deployment decides nothing; that somebody tried to decide with it is recorded by the desk. */
+async function ofElsewhere(deps: ClickDeps, click: Click, actionId: string): Promise<Consequence> {
+  switch (actionId) {
+    case CLICKS.approve:
+      return decision(deps, click, 'approve', null);
+    case CLICKS.requestChanges:
+      return decision(deps, click, 'request_changes', null);
+    case CLICKS.reject:
+      return decision(deps, click, 'reject', null);
+    case CLICKS.happened:
+      return settlement(deps, click, 'happened', '');
+    case CLICKS.didNotHappen:
+      return settlement(deps, click, 'did_not_happen', '');
+    default:
+      return click.say({ kind: 'other_deployment' });
+  }
+}
+
 /** The modal that asked for a reason was sent: that is the rejection, or the request for changes. */
 export async function onReasonGiven(
   deps: ClickDeps,
-  workspaceId: WorkspaceId,
+  { workspaceId, receivedAt }: InboxRow,
   body: ViewSubmission,
 ): Promise<Consequence> {
   const reference = readModal(body.view.private_metadata);
@@ -103,13 +122,14 @@ export async function onReasonGiven(
   const given = reasonIn(body);
   const person = personOf(body, workspaceId);
   const decided = body.view.callback_id === VIEWS.requestChanges ? 'request_changes' : 'reject';
-  return decision(deps, { workspaceId, person, reference, place }, decided, given === '' ? null : given);
+  const click = { workspaceId, pressedAt: receivedAt, person, reference, place };
+  return decision(deps, click, decided, given === '' ? null : given);
 }
 
 /** The modal that asked what was seen at the target was sent: that is the word that settles an unknown outcome. */
 export async function onOutcomeGiven(
   deps: ClickDeps,
-  workspaceId: WorkspaceId,
+  { workspaceId }: InboxRow,
   body: ViewSubmission,
 ): Promise<Consequence> {
   const reference = readModal(body.view.private_metadata);
@@ -128,6 +148,7 @@ function reasonIn(body: ViewSubmission): string {
 
 interface Click {
   readonly workspaceId: WorkspaceId;
+  readonly pressedAt: Date;
   readonly person: Person;
   readonly reference: ButtonReference;
   readonly place: Place | null;
@@ -140,7 +161,8 @@ async function approve(deps: ClickDeps, click: Click): Promise<Consequence> {
   const approval = await deps.desk.approval(workspaceId, reference.r);
   if (approval !== null && isOpen(approval, reference) && !approvalCard(approval).fits) {
     const facts = await deps.messenger.person(workspaceId, click.person);
-    if (!(await deps.desk.hasOpenedDetails(workspaceId, reference.r, facts))) {
+    // Before the press, not before now: another press of the same person may have opened them meanwhile.
+    if (!(await deps.desk.hadReadDetails(workspaceId, reference.r, facts, click.pressedAt))) {
       const lead =
         'Not everything fits on the card. Read this first, then press *Approve* on the card again.';
       return openDetails(deps, click, approval, { lead, otherwise: { kind: 'read_details_first' } });
@@ -237,11 +259,11 @@ async function readToTheEnd(deps: ClickDeps, click: Click): Promise<Consequence>
 
 async function decision(
   deps: ClickDeps,
-  click: Pick<Click, 'workspaceId' | 'person' | 'reference' | 'place'>,
+  click: Pick<Click, 'workspaceId' | 'pressedAt' | 'person' | 'reference' | 'place'>,
   decided: DecisionAsked['decision'],
   reason: string | null,
 ): Promise<Consequence> {
-  const { workspaceId, reference, place } = click;
+  const { workspaceId, pressedAt, reference, place } = click;
   const person = await deps.messenger.person(workspaceId, click.person);
   const message = messageAt(place);
   return (tx) =>
@@ -253,6 +275,7 @@ async function decision(
       person,
       decision: decided,
       reason,
+      pressedAt,
       message,
     });
 }

@@ -339,7 +339,9 @@ function personFacts(workspaceId: string, person: Person, answer: unknown): Pers
     user.enterprise_user?.enterprise_id === workspaceId ||
     user.enterprise_user?.teams?.includes(workspaceId) === true;
   return {
-    ...person,
+    // In an organization Slack names another team with a click than with a message of the same person; here it is always the same.
+    teamId: user.team_id ?? person.teamId,
+    userId: person.userId,
     known: true,
     isBot: user.is_bot === true || user.is_workflow_bot === true || user.id === SLACKBOT,
     isGuest: user.is_restricted === true || user.is_ultra_restricted === true,

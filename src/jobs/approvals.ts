@@ -325,16 +325,19 @@ export async function detailsOpened(
     });
 }
 
-export async function hasOpenedDetails(
+/** True when this person had been shown all of the request before `at`, in database time. */
+export async function hadReadDetails(
   db: Queryable,
   workspaceId: WorkspaceId,
   requestId: string,
   person: PersonFacts,
+  at: Date,
 ): Promise<boolean> {
   if (!UUID.test(requestId)) return false;
   const { rowCount } = await db.query({
-    text: 'select 1 from detail_views where workspace_id = $1 and request_id = $2 and team_id = $3 and user_id = $4',
-    values: [workspaceId, requestId, person.teamId, person.userId],
+    text: `select 1 from detail_views
+           where workspace_id = $1 and request_id = $2 and team_id = $3 and user_id = $4 and opened_at < $5`,
+    values: [workspaceId, requestId, person.teamId, person.userId, at],
   });
   return rowCount === 1;
 }

@@ -28,6 +28,12 @@ import { entitlementOf } from './entitlement.ts';
 import { appendEntry } from './ledger.ts';
 import { readTask } from './tasks.ts';
 
+/**
+ * A press of Approve that could not be judged for longer decides nothing: nobody saw it being taken, and they may have agreed otherwise since. A
+ * rejection harms nothing by being late.
+ */
+const APPROVE_COUNTS_MS = 15 * 60_000;
+
 export interface DecideDeps {
   readonly engine: Pick<Engine, 'emit' | 'lockEvent'>;
   readonly policyOf: PolicyInForce;
@@ -42,8 +48,11 @@ export async function decide(tx: Tx, deps: DecideDeps, clicked: DecisionAsked): 
   // Masked before it is kept: the reason goes to the card, the thread, the agent and the ledger.
   const asked = { ...clicked, reason: clicked.reason === null ? null : maskSecrets(clicked.reason) };
   const { workspaceId, person } = asked;
-  const refuse = async (note: NoteReason, runId: string | null): Promise<void> => {
+  const refuse = async (note: NoteReason, request: StoredRequest | null): Promise<void> => {
+    const runId = request?.runId ?? null;
     await oweNote(tx, workspaceId, noteTarget(asked), note);
+    // What was clicked may show a state that is over.
+    if (request !== null) await redraw(tx, workspaceId, request.requestId);
     await appendEntry(tx, {
       workspaceId,
       subjectKind: runId === null ? 'workspace' : 'run',
@@ -58,29 +67,35 @@ export async function decide(tx: Tx, deps: DecideDeps, clicked: DecisionAsked): 
     });
   };
 
+  if (asked.deploymentId !== deps.deploymentId) return refuse({ kind: 'other_deployment' }, null);
   if (!UUID.test(asked.requestId)) return refuse({ kind: 'not_found' }, null);
   await deps.engine.lockEvent(tx, outcomeAddress(workspaceId, asked.requestId));
   const request = await lockRequest(tx, workspaceId, asked.requestId);
   if (request === null) return refuse({ kind: 'not_found' }, null);
   const { runId } = request;
-  if (asked.deploymentId !== deps.deploymentId) return refuse({ kind: 'other_deployment' }, runId);
-  if (asked.actionHash !== request.actionHash) return refuse({ kind: 'replaced' }, runId);
-  if (!(await isOurMessage(tx, asked))) return refuse({ kind: 'not_found' }, runId);
+  if (asked.actionHash !== request.actionHash) return refuse({ kind: 'replaced' }, request);
+  if (!(await isOurMessage(tx, asked))) return refuse({ kind: 'not_found' }, request);
 
   const task = await readTask(tx, workspaceId, request.taskId);
-  if (task === null) return refuse({ kind: 'not_found' }, runId);
+  if (task === null) return refuse({ kind: 'not_found' }, request);
   const action = await lockAction(tx, workspaceId, request.actionId);
-  const { policy, rule, eligibility } = await entitlementOf(tx, deps.policyOf, task, action, person);
+  const { policy, rule, reviewers, eligibility } = await entitlementOf(
+    tx,
+    deps.policyOf,
+    task,
+    action,
+    request.rule,
+    person,
+  );
   if (!eligibility.eligible)
-    return refuse({ kind: 'ineligible', reason: eligibility.reason, reviewers: rule.reviewers }, runId);
-  if (request.status !== 'pending') {
-    await redraw(tx, workspaceId, request.requestId);
-    return refuse(await decidedNote(tx, workspaceId, request), runId);
-  }
-  if (request.overdue) return refuse({ kind: 'expired' }, runId);
+    return refuse({ kind: 'ineligible', reason: eligibility.reason, reviewers }, request);
+  if (request.status !== 'pending') return refuse(await decidedNote(tx, workspaceId, request), request);
+  if (request.overdue) return refuse({ kind: 'expired' }, request);
+  if (asked.decision === 'approve' && (await isLongAgo(tx, asked.pressedAt)))
+    return refuse({ kind: 'pressed_long_ago' }, request);
   // The agent can do nothing with a wish that names nothing; Slack's own check of the field lets spaces through.
   if (asked.decision === 'request_changes' && asked.reason === null)
-    return refuse({ kind: 'changes_missing' }, runId);
+    return refuse({ kind: 'changes_missing' }, request);
 
   const inserted = await tx.query({
     name: 'decision_insert',
@@ -100,7 +115,7 @@ export async function decide(tx: Tx, deps: DecideDeps, clicked: DecisionAsked): 
   if (inserted.rowCount === 0)
     return refuse(
       { kind: 'already_counted', at: await decidedAt(tx, workspaceId, request.requestId, person) },
-      runId,
+      request,
     );
   const entry = { workspaceId, subjectKind: 'run', subjectId: runId } as const;
   await appendEntry(tx, {
@@ -139,6 +154,16 @@ export async function decide(tx: Tx, deps: DecideDeps, clicked: DecisionAsked): 
     });
   }
   await redraw(tx, workspaceId, request.requestId);
+}
+
+/** Judged in database time, by which the press was stored. */
+async function isLongAgo(db: Queryable, pressedAt: Date): Promise<boolean> {
+  const { rows } = await db.query<{ ago_ms: number }>({
+    name: 'pressed_ago',
+    text: 'select extract(epoch from db_now() - $1::timestamptz)::float8 * 1000 as ago_ms',
+    values: [pressedAt],
+  });
+  return (rows[0]?.ago_ms ?? Number.POSITIVE_INFINITY) > APPROVE_COUNTS_MS;
 }
 
 /** One rejection ends it; approvals end it once enough distinct people stand behind it. Null while more are needed. */

@@ -10,7 +10,7 @@ import { maskSecrets } from '../secrets.ts';
 import type { JsonObject, PersonFacts, Thread, Tool, Tx, WorkspaceId } from '../types.ts';
 import type { ApprovalView, DeliveryTarget, NoteReason, UnsettledAction } from '../views.ts';
 import { readApproval } from './approval-view.ts';
-import { detailsOpened, hasOpenedDetails } from './approvals.ts';
+import { detailsOpened, hadReadDetails } from './approvals.ts';
 import { decide } from './deciding.ts';
 import type { PolicyInForce } from './definitions.ts';
 import { owe, oweNote, PRIORITY } from './deliveries.ts';
@@ -56,6 +56,8 @@ export interface DecisionAsked {
   readonly decision: 'approve' | 'reject' | 'request_changes';
   /** Null when none was given; a request for changes without one is refused. */
   readonly reason: string | null;
+  /** When it was stored, in database time: it may have waited for Slack's trouble to end. */
+  readonly pressedAt: Date;
   /** The message that carried the button; null when it came from a modal opened from elsewhere. */
   readonly message: {
     readonly channelId: string;
@@ -80,8 +82,13 @@ export interface Desk {
   decide(tx: Tx, asked: DecisionAsked): Promise<void>;
   /** The newest committed state of a request, or null when there is none in this workspace. */
   approval(workspaceId: WorkspaceId, requestId: string): Promise<ApprovalView | null>;
-  /** True when this person has opened Details of this request. */
-  hasOpenedDetails(workspaceId: WorkspaceId, requestId: string, person: PersonFacts): Promise<boolean>;
+  /** True when this person had been shown all of this request before `at`, in database time. */
+  hadReadDetails(
+    workspaceId: WorkspaceId,
+    requestId: string,
+    person: PersonFacts,
+    at: Date,
+  ): Promise<boolean>;
   /** Remembers who has opened Details. */
   detailsOpened(tx: Tx, workspaceId: WorkspaceId, requestId: string, person: PersonFacts): Promise<void>;
   /** An action whose outcome is unknown and that waits for a person's word; null when there is none such in this workspace. */
@@ -175,8 +182,8 @@ export function createDesk(options: DeskOptions): Desk {
 
     decide: (tx, asked) => decide(tx, { engine, policyOf, deploymentId }, asked),
     approval: (workspaceId, requestId) => readApproval(database, workspaceId, requestId, deploymentId, tools),
-    hasOpenedDetails: (workspaceId, requestId, person) =>
-      hasOpenedDetails(database, workspaceId, requestId, person),
+    hadReadDetails: (workspaceId, requestId, person, at) =>
+      hadReadDetails(database, workspaceId, requestId, person, at),
     detailsOpened,
     unsettled: (workspaceId, actionId) => unsettledAction(database, workspaceId, actionId, deploymentId),
     mayDecide: (workspaceId, actionId, person) =>

@@ -218,7 +218,9 @@ async function refusalOf(
   if (compareItems(request.preconditions, action.preconditions).length > 0)
     return { kind: 'denied', reasons: ['The approval binds other preconditions than the action.'] };
   const rule = policy.reviewRule(facts, verdict);
-  const standing = approvers.filter((person) => policy.eligibility(person, rule, task.requester).eligible);
+  const standing = approvers.filter(
+    (person) => policy.eligibility(person, request.rule, task.requester).eligible,
+  );
   if (standing.length < Math.max(rule.quorum, request.rule.quorum))
     return { kind: 'changed', reasons: ['Who approved it may not decide on it any more.'] };
   return null;

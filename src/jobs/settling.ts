@@ -64,9 +64,8 @@ export async function settleUnknown(tx: Tx, deps: SettleDeps, asked: SettlementA
   const action = await lockAction(tx, workspaceId, actionId);
 
   if (by.via === 'slack') {
-    const { rule, eligibility } = await entitlementOf(tx, deps.policyOf, task, action, by.person);
-    if (!eligibility.eligible)
-      return refuse({ kind: 'ineligible', reason: eligibility.reason, reviewers: rule.reviewers });
+    const { reviewers, eligibility } = await entitlementOf(tx, deps.policyOf, task, action, null, by.person);
+    if (!eligibility.eligible) return refuse({ kind: 'ineligible', reason: eligibility.reason, reviewers });
   }
   if (action.status !== 'unknown') {
     const settlement = await settlementOf(tx, workspaceId, actionId);
@@ -151,8 +150,8 @@ export async function settleByClick(
   });
 
   async function answer(): Promise<NoteReason | null> {
-    if (action === null) return { kind: 'not_found' };
     if (clicked.deploymentId !== deps.deploymentId) return { kind: 'other_deployment' };
+    if (action === null) return { kind: 'not_found' };
     if (clicked.actionHash !== action.actionHash) return { kind: 'replaced' };
     if (!(await isOurMessage(tx, action, clicked))) return { kind: 'not_found' };
     const { happened, reason } = clicked;

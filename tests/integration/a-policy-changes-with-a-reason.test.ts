@@ -1,6 +1,7 @@
 /**
  * Guarantee: the policy in force changes by the operator's word alone, with a reason, recorded in the ledger; from then on every
- * judgement is by the new one. A policy that cannot be read changes nothing.
+ * judgement is by the new one, which takes the right to decide away from whoever it does not name, and gives it to nobody for what was
+ * asked before it. A policy that cannot be read changes nothing.
  */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -9,7 +10,7 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { until } from '../support/database.ts';
-import { ENGINEERING, REVIEWER_A, REVIEWER_B } from '../support/people.ts';
+import { ENGINEERING, REQUESTER, REVIEWER_A, REVIEWER_B } from '../support/people.ts';
 import { askForMerge, ledgerKinds, TEAM, useProduct } from '../support/product.ts';
 
 const story = useProduct();
@@ -59,6 +60,26 @@ test('a policy without a reason, or one that cannot be read, changes nothing', a
     expect(err).not.toContain('    at ');
   }
   expect(await activations()).toEqual(before);
+});
+
+test('a newer policy hands out nothing on a request that stands: who decides on it are those it asked', async () => {
+  const { ts, card } = await askForMerge(story);
+  const everybody = JSON.stringify({
+    admins: [],
+    reviewers: [REVIEWER_A, REVIEWER_B, REQUESTER].map((userId) => ({ teamId: TEAM, userId })),
+    requesters: 'members',
+    requesterMayDecide: true,
+  });
+  expect(await apply(everybody, '--reason', 'one more')).toMatchObject({ status: 0, err: '' });
+
+  await story.people.click(REQUESTER, { channel: ENGINEERING, ts: card.ts, actionId: 'approval.approve' });
+  await until('refused', async () => (await ledgerKinds(story, ts)).includes('approval.click_refused'));
+  expect(await story.merges()).toEqual([]);
+
+  await story.people.click(REVIEWER_A, { channel: ENGINEERING, ts: card.ts, actionId: 'approval.reject' });
+  await until('the window', async () => (await story.people.views(REVIEWER_A)).length > 0);
+  await story.people.submitView(REVIEWER_A, { 'reason.text': 'not today' });
+  await until('decided', async () => (await ledgerKinds(story, ts)).includes('approval.decided'));
 });
 
 test('a reviewer taken off the policy while a card is open may not decide on it any more; who is left may', async () => {

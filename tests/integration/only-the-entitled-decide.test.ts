@@ -3,9 +3,10 @@
  * decide nothing, and every click is answered; the first decision stands; a rejection leaves the world untouched.
  */
 import { describe, expect, test } from 'vitest';
+import { detailsOpened, hadReadDetails } from '../../src/jobs/approvals.ts';
 import { until } from '../support/database.ts';
 import { ENGINEERING, GUEST, MENTION, REQUESTER, REVIEWER_A, REVIEWER_B } from '../support/people.ts';
-import { askForMerge, ledgerKinds, useProduct } from '../support/product.ts';
+import { askForMerge, ledgerKinds, TEAM, useProduct } from '../support/product.ts';
 
 const story = useProduct();
 const press = (user: string, ts: string, actionId = 'approval.approve') =>
@@ -60,6 +61,46 @@ describe('while a card is open', () => {
       expect(await statusOf(ts)).toBe('pending');
     },
   );
+
+  test('an approval that could not be judged for a quarter of an hour does not count, and its author is told', async () => {
+    const { ts, card } = await askForMerge(story);
+    await press(REQUESTER, card.ts);
+    await until('refused', async () => (await ledgerKinds(story, ts)).includes('approval.click_refused'));
+    const before = await decisionCount();
+
+    // The same click of a reviewer, that has waited.
+    const { rowCount } = await story.db.query({
+      text: `insert into inbox (workspace_id, inbox_id, dedupe_key, source, payload, received_at)
+             select workspace_id, uuidv7(), 'long ago', source, replace(payload::text, $2, $3)::json, db_now() - interval '15 minutes 1 second'
+             from inbox where source = 'interaction' and payload::text like '%' || $1 || '%' limit 1`,
+      values: [card.ts, REQUESTER, REVIEWER_B],
+    });
+
+    expect(rowCount).toBe(1);
+    await until('a private note', async () => /15 minutes ago/.test(await notesTo(REVIEWER_B)));
+    expect(await decisionCount()).toBe(before);
+    expect(await statusOf(ts)).toBe('pending');
+  });
+
+  test('Details that were opened after a press are not what the presser had read', async () => {
+    const { ts } = await askForMerge(story);
+    const { rows } = await story.db.query<{ request_id: string }>({
+      text: `select r.request_id from approval_requests r join tasks t on t.run_id = r.run_id where t.message_ts = $1`,
+      values: [ts],
+    });
+    const requestId = rows[0]?.request_id ?? '';
+    const facts = { isBot: false, isGuest: false, isExternal: false, isDeactivated: false };
+    const reader = { teamId: TEAM, userId: REVIEWER_A, known: true, ...facts };
+    const now = async () =>
+      (await story.db.query<{ at: Date }>({ text: 'select db_now() as at' })).rows[0]?.at ?? new Date(0);
+
+    const pressedBefore = await now();
+    await story.db.transaction((tx) => detailsOpened(tx, TEAM, requestId, reader));
+    const pressedAfter = new Date((await now()).getTime() + 1);
+
+    expect(await hadReadDetails(story.db, TEAM, requestId, reader, pressedBefore)).toBe(false);
+    expect(await hadReadDetails(story.db, TEAM, requestId, reader, pressedAfter)).toBe(true);
+  });
 
   test('a reviewer who was deactivated meanwhile decides nothing', async () => {
     const { ts, card } = await askForMerge(story);

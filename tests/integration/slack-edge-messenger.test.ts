@@ -316,8 +316,11 @@ describe('a person', () => {
     expect(await facts({ is_ultra_restricted: true })).toEqual({ ...member, isGuest: true });
     expect(await facts({ is_bot: true })).toEqual({ ...member, isBot: true });
     expect(await facts({ is_stranger: true })).toEqual({ ...member, isExternal: true });
-    expect(await facts({ team_id: 'T2' })).toEqual({ ...member, isExternal: true });
-    expect(await facts({ team_id: 'T2', enterprise_user: { teams: ['T1'] } })).toEqual(member);
+    expect(await facts({ team_id: 'T2' })).toEqual({ ...member, teamId: 'T2', isExternal: true });
+    expect(await facts({ team_id: 'T2', enterprise_user: { teams: ['T1'] } })).toEqual({
+      ...member,
+      teamId: 'T2',
+    });
     expect(calls).toHaveLength(8);
   });
 

@@ -437,6 +437,7 @@ describe('other messages', () => {
     { kind: 'changes_missing' },
     { kind: 'approved_in_vain' },
     { kind: 'expired' },
+    { kind: 'pressed_long_ago' },
     { kind: 'replaced' },
     { kind: 'not_found' },
     { kind: 'other_deployment' },

@@ -21,6 +21,7 @@ const TX = {
   afterRollback: () => {},
 } as Tx;
 const VIEW = approvalView();
+const RECEIVED_AT = new Date(1_000_000);
 const LONG_BODY = 'one line of a change\n'.repeat(200);
 
 /** What the desk was asked, which modals were shown, and what fails on demand. */
@@ -29,7 +30,7 @@ function world() {
   const state = {
     approval: VIEW as ApprovalView | null,
     unsettled: UNSETTLED as UnsettledAction | null,
-    opened: false,
+    readAt: null as Date | null,
     entitled: true,
     lookupFails: false,
     lookupHangs: false,
@@ -46,8 +47,8 @@ function world() {
     async approval() {
       return state.approval;
     },
-    async hasOpenedDetails() {
-      return state.opened;
+    async hadReadDetails(_workspaceId, _requestId, _person, at) {
+      return state.readAt !== null && state.readAt < at;
     },
     async detailsOpened(_tx, workspaceId, requestId, person) {
       seen.push({ call: 'detailsOpened', given: { workspaceId, requestId, userId: person.userId } });
@@ -101,7 +102,7 @@ function world() {
     log: createLogger({ level: 'silent' }),
   });
   const route = (source: 'event' | 'interaction', payload: JsonObject) =>
-    bot.route({ workspaceId: 'T1', inboxId: 'i1', source, payload, receivedAt: new Date(0) });
+    bot.route({ workspaceId: 'T1', inboxId: 'i1', source, payload, receivedAt: RECEIVED_AT });
   return { state, seen, route };
 }
 
@@ -192,11 +193,20 @@ describe('Approve', () => {
 
   it('on a card that does not fit decides once Details were read', async () => {
     given.state.approval = { ...VIEW, body: LONG_BODY };
-    given.state.opened = true;
+    given.state.readAt = new Date(RECEIVED_AT.getTime() - 1);
 
     await run('interaction', click(CLICKS.approve));
 
-    expect(given.seen.map(({ call }) => call)).toEqual(['decide']);
+    expect(given.seen).toMatchObject([{ call: 'decide', given: { pressedAt: RECEIVED_AT } }]);
+  });
+
+  it('on a card that does not fit, pressed before Details were read and looked at after that, decides nothing', async () => {
+    given.state.approval = { ...VIEW, body: LONG_BODY };
+    given.state.readAt = new Date(RECEIVED_AT.getTime() + 1);
+
+    await run('interaction', click(CLICKS.approve));
+
+    expect(given.seen.map(({ call }) => call)).toEqual(['openView', 'detailsOpened']);
   });
 
   it('on a card that does not fit is explained when Details cannot open', async () => {
@@ -436,14 +446,24 @@ describe('Details', () => {
 });
 
 describe('a button', () => {
-  it.each(Object.values(CLICKS).filter((id) => id !== CLICKS.page))(
-    'of another deployment (%s) is explained',
-    async (id) => {
-      await run('interaction', click(id, writeReference({ ...reference, d: 'deployment-2' })));
+  const ofElsewhere = writeReference({ ...reference, d: 'deployment-2' });
+  it.each([
+    [CLICKS.approve, 'decide'],
+    [CLICKS.reject, 'decide'],
+    [CLICKS.requestChanges, 'decide'],
+    [CLICKS.happened, 'settle'],
+    [CLICKS.didNotHappen, 'settle'],
+  ])('of another deployment (%s) goes to the desk, which explains and records', async (id, call) => {
+    await run('interaction', click(id, ofElsewhere));
 
-      expect(given.seen).toEqual(noted('other_deployment'));
-    },
-  );
+    expect(given.seen).toMatchObject([{ call, given: { deploymentId: 'deployment-2' } }]);
+  });
+
+  it('of another deployment that would only show something is explained', async () => {
+    await run('interaction', click(CLICKS.details, ofElsewhere));
+
+    expect(given.seen).toEqual(noted('other_deployment'));
+  });
 
   it.each(['', 'x', 'null', '[]', '{}', '{"d":1,"r":2,"h":3}', `{"d":"${'x'.repeat(3_000)}"}`])(
     'with the value %j is explained',

@@ -174,6 +174,8 @@ export function noteText(note: NoteReason): string {
       return 'Please say what should change; without it nothing was decided.';
     case 'expired':
       return 'The deadline of this request has passed. Nothing was decided by your click.';
+    case 'pressed_long_ago':
+      return 'You pressed *Approve* more than 15 minutes ago, and I could not judge it until now, so it does not count. Please press it again if it still stands for you.';
     case 'approved_in_vain':
       return 'What you approved was not executed: it no longer stood as you saw it. Its card says what changed; if the agent still wants it, a new card asks again.';
     case 'replaced':
