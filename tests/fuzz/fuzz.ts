@@ -204,7 +204,9 @@ function askOf(one: Case): string | null {
     if (body?.type !== 'event_callback' || typeof body.event_id !== 'string') return null;
     if (typeof event?.user !== 'string' || typeof event.channel !== 'string') return null;
     if (typeof event.ts !== 'string' || typeof event.text !== 'string') return null;
-    if (event.bot_id != null || event.subtype != null || event.edited != null) return null;
+    if (event.bot_id != null || event.edited != null) return null;
+    if (!['file_share', 'me_message', 'thread_broadcast'].includes(event.subtype ?? 'file_share'))
+      return null;
     const isDirect = event.channel.startsWith('D') || event.channel_type === 'im';
     return event.type === (isDirect ? 'message' : 'app_mention') ? `${event.channel} ${event.ts}` : null;
   } catch {
