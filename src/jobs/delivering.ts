@@ -216,10 +216,10 @@ async function sendFile(options: DeliveryOptions, row: DeliveryRow): Promise<Sen
   return { ts: null, view: null };
 }
 
-/** Nobody reads the direct message of an account that is deactivated, though Slack may take it: a request needs somebody who does. */
+/** Nobody reads the direct message of an account that is deactivated, though Slack may take it: what waits needs somebody who does. */
 async function mustHaveReader(messenger: Messenger, row: DeliveryRow): Promise<void> {
   const reader = (row.content as { reader?: string } | null)?.reader;
-  if (row.view_kind !== 'approval' || reader === undefined) return;
+  if (reader === undefined) return;
   const facts = await ask(
     row.next_call,
     messenger.person(row.workspace_id, { teamId: row.workspace_id, userId: reader }),

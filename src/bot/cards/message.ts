@@ -116,7 +116,7 @@ export function receipt(view: Omit<ReceiptView, 'kind'>): Drawn {
   if (view.asks !== undefined) {
     const who = view.asks.length === 0 ? 'Somebody' : mentions(view.asks);
     const line = plainSaying(oneLine(view.line), { max: LINE_ROOM, before: '? ', rest: IN_FILE });
-    const asked = `*Outcome unknown*: it was sent, and nobody can tell whether it happened. ${who}: look at the target, then press *It happened* or *It did not happen* above.`;
+    const asked = `*Outcome unknown*: it was sent, and nobody can tell whether it happened. ${who}: look at the target, then press *It happened* or *It did not happen* on its card or its task’s message.`;
     return {
       blocks: [...line, mrkdwn(asked), context(approved)],
       text: `? Outcome unknown: ${codeSpan(view.line)}`,
