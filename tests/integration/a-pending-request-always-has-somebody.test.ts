@@ -191,53 +191,90 @@ test('a card that takes no edit any more stands as long as it is right, and is p
   expect(await places('settled')).toEqual(['CGONE']);
 });
 
-test('a card of an open request is drawn again every time, as long as it is open', async () => {
+/** Sends what is owed, lets twice as much time pass as is between two looks, and gives the calls. */
+async function lookedAfter(owed: () => Promise<unknown>): Promise<string[]> {
   closed.clear();
   const loop = await sending.work();
-  await oweCard();
-  await ended(1);
+  await owed();
+  await until('it to stand', async () => sending.calls.length === 1);
+  await until('it to be recorded', async () => (await due()) === 0);
   await loop.stop();
   await sending.work('two');
-
   for (const seconds of [41, 90]) {
     const before = sending.calls.length;
     await sending.setClock(`${seconds} seconds`);
+    // What nobody has to answer on is never drawn again: another message shows that the look was made.
+    const other = await sending.owe('COTHER');
     // Whoever looks does so at most once a second; everybody looks every ten.
-    await until('it to be drawn again', async () => {
+    await until('a look', async () => {
       await sending.ring();
-      return sending.calls.length > before;
+      const { rowCount } = await sending.db.query({
+        text: `select 1 from deliveries where status = 'settled' and refresh_at <= db_now()`,
+      });
+      return rowCount === 0 && sending.calls.length > before;
     });
-    await ended(1);
+    await sending.settled(other);
+    await until('it to be recorded', async () => (await due()) === 0);
   }
+  return sending.calls.filter(({ channelId }) => channelId !== 'COTHER').map(({ call }) => call);
+}
+const due = async () =>
+  (await sending.db.query({ text: `select 1 from deliveries where status = 'due'` })).rowCount;
 
-  expect(sending.calls.map(({ call }) => call)).toEqual(['post', 'update', 'update']);
+test.for([
+  ['pending', 'awaiting'],
+  ['approved', 'unknown'],
+] as const)(
+  'a card of a request that is %s, its action %s, is drawn again every time',
+  async ([status, actionStatus]) => {
+    requestId = await makeRequest(status, actionStatus);
+
+    expect(await lookedAfter(oweCard)).toEqual(['post', 'update', 'update']);
+  },
+);
+
+test('a card of a request that is over is drawn again once', async () => {
+  requestId = await makeRequest('approved', 'done');
+
+  expect(await lookedAfter(oweCard)).toEqual(['post', 'update']);
 });
+
+test.for([
+  ['unknown', ['post', 'update', 'update']],
+  ['done', ['post']],
+] as const)(
+  'the message of a task whose action is %s is drawn again as long as it asks',
+  async ([status, calls]) => {
+    const { taskId } = await makeAction(status);
+
+    expect(await lookedAfter(() => sending.owe('CGONE', { subjectId: taskId }))).toEqual(calls);
+  },
+);
 
 describe('of an action that no card stands for', () => {
   const kinds = () =>
     sending.db
       .query<{ view_kind: string; place: string; status: string }>({
-        text: `select view_kind, place, status from deliveries where created_at >= $1 order by view_kind, place`,
-        values: [since],
+        text: `select view_kind, place, status from deliveries where subject_id = $1 or content->>'actionId' = $2 order by view_kind, place`,
+        values: [about.taskId, about.actionId],
       })
       .then(({ rows }) => rows);
   const told = async (kind: string) =>
     (await kinds())
       .filter(({ view_kind, status }) => view_kind === kind && status === 'settled')
       .map(({ place }) => place);
-  let since: Date | undefined;
+  let about: { readonly taskId: string; readonly actionId: string };
 
   /** Owes its task's message, and the question when there is one; gives the task once every copy has come to an end. */
   async function tell(actionStatus: string, count: number): Promise<void> {
-    since = (await sending.db.query<{ at: Date }>({ text: 'select db_now() as at' })).rows[0]?.at;
-    const { taskId, actionId } = await makeAction(actionStatus);
-    await sending.owe('CGONE', { viewKind: 'task', subjectId: taskId, priority: PRIORITY.progress });
+    about = await makeAction(actionStatus);
+    await sending.owe('CGONE', { viewKind: 'task', subjectId: about.taskId, priority: PRIORITY.progress });
     if (actionStatus === 'unknown')
       await sending.db.transaction((tx) =>
         owe(tx, {
           workspaceId: WORKSPACE,
           viewKind: 'receipt',
-          content: { actionId, line: 'l', approvedBy: [], asks: [] },
+          content: { actionId: about.actionId, line: 'l', approvedBy: [], asks: [] },
           target: { to: 'channel', channelId: 'CGONE' },
           priority: PRIORITY.decision,
         }),
@@ -273,23 +310,22 @@ describe('of an action that no card stands for', () => {
   test('the message was refused everywhere before there was a question: the admins have it with the question', async () => {
     closed.add(OWNER);
     await sending.work('only', ADMINS);
-    since = (await sending.db.query<{ at: Date }>({ text: 'select db_now() as at' })).rows[0]?.at;
-    const { taskId, actionId } = await makeAction('executing');
-    await sending.owe('CGONE', { viewKind: 'task', subjectId: taskId, priority: PRIORITY.progress });
+    about = await makeAction('executing');
+    await sending.owe('CGONE', { viewKind: 'task', subjectId: about.taskId, priority: PRIORITY.progress });
     await until('owner and thread to be refused', async () => {
       const all = await kinds();
       return all.length === 2 && all.every(({ status }) => status === 'refused');
     });
     await sending.db.query({
       text: `update actions set status = 'unknown' where action_id = $1`,
-      values: [actionId],
+      values: [about.actionId],
     });
 
     await sending.db.transaction((tx) =>
       owe(tx, {
         workspaceId: WORKSPACE,
         viewKind: 'receipt',
-        content: { actionId, line: 'l', approvedBy: [], asks: [] },
+        content: { actionId: about.actionId, line: 'l', approvedBy: [], asks: [] },
         target: { to: 'channel', channelId: 'CGONE' },
         priority: PRIORITY.decision,
       }),
