@@ -111,7 +111,12 @@ export function messages(words: string): MessageView[] {
       }),
     ),
   ];
-  return all.map(asGiven);
+  const given = all.map(asGiven);
+  // What Slack refused is said in few words; a request says so itself.
+  const short = given.flatMap((of): MessageView[] =>
+    of.kind === 'short' || of.kind === 'approval' ? [] : [{ kind: 'short', of }],
+  );
+  return [...given, ...short];
 }
 
 /** A reason that is an enumeration stays one. */

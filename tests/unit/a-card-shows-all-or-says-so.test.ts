@@ -383,6 +383,61 @@ describe('Details', () => {
 });
 
 describe('other messages', () => {
+  it('of a task fill the room of every part with the dearest characters and still fit, with every button, also in few words', () => {
+    const id = '0199f1aa-0000-7000-8000-000000000003';
+    for (const dear of ['"', '\\', '&', '\n"', '\u202e', '`', 'א\n', '\u0301']) {
+      const long = dear.repeat(2_000);
+      const task = taskView({
+        objective: long,
+        requester: { teamId: 'T1', userId: long },
+        startedAt: long,
+        runStatus: 'parked',
+        progress: Array.from({ length: 14 }, () => long),
+        agentSummary: long,
+        agent: { name: long, version: long, modelLabel: long },
+        costUsd: 123_456,
+      });
+      for (const count of [0, 1, 2, 5, 7]) {
+        const unsettled = Array.from({ length: count }, () => ({
+          deploymentId: id,
+          actionId: id,
+          actionHash: 'a'.repeat(64),
+          kind: long,
+          title: long,
+        }));
+        const of = { kind: 'task', task: { ...task, unsettled } } as const;
+        for (const view of [of, { kind: 'short', of } as const]) {
+          const { blocks } = draw(view);
+          expect([dear, count, view.kind, ...broken(blocks, 'message')]).toEqual([dear, count, view.kind]);
+          expect(buttonIds(blocks)).toEqual(
+            Array.from({ length: Math.min(count, 5) }, () => [
+              'action.happened',
+              'action.did_not_happen',
+            ]).flat(),
+          );
+        }
+      }
+    }
+  });
+
+  it('in few words name the file that stands beside them, and none where there is none', () => {
+    const views = [
+      { kind: 'task', task: taskView({ agentSummary: 'The test passes.' }) },
+      { kind: 'task', task: taskView({ agentSummary: null }) },
+      { kind: 'receipt', line: 'merged', approvedBy: [] },
+      { kind: 'note', note: { kind: 'expired' } },
+    ] as const;
+    for (const of of views) {
+      const view = { kind: 'short', of } as const;
+      const file = whole(view);
+      const said = asText(draw(view).blocks);
+      expect(said).toContain('Slack did not take the whole message.');
+      if (file === null) expect(said).not.toMatch(/file/i);
+      else expect(said).toContain(`In a file beside it: ${file.title}.`);
+    }
+    expect(views.map((of) => whole({ kind: 'short', of }) !== null)).toEqual([true, false, true, false]);
+  });
+
   it('stay inside the limits and cannot act, whatever they say', () => {
     fc.assert(
       fc.property(

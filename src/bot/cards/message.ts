@@ -22,6 +22,7 @@ import {
 import { digestCard } from './digest.ts';
 import { settledBy, settledLine, unsettledBlocks } from './settling.ts';
 import { shortMessage } from './short.ts';
+import { LINE_ROOM, SUMMARY_ROOM, whole } from './whole.ts';
 import { agentLabel, took } from './words.ts';
 
 /** The blocks and the fallback text of any message. */
@@ -40,7 +41,7 @@ export function draw(view: MessageView): Drawn {
     case 'receipt':
       return receipt(view);
     case 'short':
-      return shortMessage(view.of, draw(view.of).text);
+      return shortMessage(view.of, draw(view.of).text, whole(view));
     default:
       return view satisfies never;
   }
@@ -60,16 +61,20 @@ const RUN_WORDS: Readonly<Record<TaskView['runStatus'], string>> = {
 
 /** Lines of progress on the message; the newest say most, the older ones are counted. */
 const PROGRESS_LINES = 12;
-/** Room for the agent's closing words, and for one line of a receipt; what is longer stands in a file beside the message. */
-export const SUMMARY_ROOM = 1_500;
-export const LINE_ROOM = 1_500;
-/** Where the rest of such a text is: `whole` puts it there. */
+/**
+ * Room for each part of a task's message, in units after escaping. Together with SUMMARY_ROOM and five unknown outcomes, at JSON's worst
+ * (every character a quote, which doubles), they stay inside LIMITS.messageBlocksJson; a test fills them.
+ */
+const TASK_ROOM = { objective: 400, progress: 900 } as const;
+/** Where the rest of a text is that was cut: `whole` puts it there. */
 const IN_FILE = '; all of it is in the file beside this';
-/** Unknown outcomes on one task's message; more are listed by `countersign actions list`. */
-const UNSETTLED_SHOWN = 5;
 
 export function taskCard(task: TaskView): Drawn {
-  const objective = plainSaying(oneLine(task.objective), { max: 600, before: 'Task: “', after: '”' });
+  const objective = plainSaying(oneLine(task.objective), {
+    max: TASK_ROOM.objective,
+    before: 'Task: “',
+    after: '”',
+  });
   const status = RUN_WORDS[task.runStatus];
   const blocks: CardBlock[] = [
     ...objective,
@@ -83,12 +88,9 @@ export function taskCard(task: TaskView): Drawn {
     );
     if (newest.length < task.progress.length)
       lines.unshift(`Showing the last ${newest.length} of ${task.progress.length} steps`);
-    blocks.push(...plainSaying(lines.join('\n'), { max: 1_500 }));
+    blocks.push(...plainSaying(lines.join('\n'), { max: TASK_ROOM.progress }));
   }
-  const unsettled = task.unsettled ?? [];
-  for (const action of unsettled.slice(0, UNSETTLED_SHOWN)) blocks.push(...unsettledBlocks(action));
-  if (unsettled.length > UNSETTLED_SHOWN)
-    blocks.push(context(`Showing ${UNSETTLED_SHOWN} of ${unsettled.length} unknown outcomes`));
+  blocks.push(...unsettledBlocks(task.unsettled ?? []));
   const agent = agentLabel(task.agent);
   if (task.agentSummary !== null && task.agentSummary !== '')
     blocks.push(

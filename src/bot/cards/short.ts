@@ -1,12 +1,13 @@
 /**
  * Messages in a few words: what stands where Slack refused a message as it was drawn. They hold the least that can be refused: a line
- * or two far below every limit, and a request's buttons.
+ * or two far below every limit, and the buttons.
  *
  * Invariant: each says that it is not the whole; a request shown like this does not fit, so that Approve opens Details first.
  */
-import type { ApprovalView, FullView } from '../../views.ts';
+import type { ApprovalView, FullView, WholeText } from '../../views.ts';
 import { codeSpan, oneLine } from '../text.ts';
-import { type CardBlock, context, type Drawn, mrkdwn, plain, plainElement } from './blocks.ts';
+import { type CardBlock, context, type Drawn, mrkdwn, plain } from './blocks.ts';
+import { unsettledBlocks } from './settling.ts';
 
 /** Far below every limit, also when every character is an escape. */
 const SHORT_LENGTH = 300;
@@ -27,24 +28,29 @@ export function shortCard(view: ApprovalView, line: string, buttons: CardBlock):
   return { blocks, text: `${isPending ? 'Approval needed: ' : ''}${codeSpan(view.title)}` };
 }
 
-/** Any other message: the words that notifications show of it, `text`, escaped as they are. */
-export function shortMessage(view: FullView, text: string): Drawn {
+/**
+ * Any other message: the words that notifications show of it, `text`, escaped as they are, and the buttons that nothing else has. `file` is
+ * what stands beside it.
+ */
+export function shortMessage(view: FullView, text: string, file: WholeText | null): Drawn {
   const shown = text.length > SHORT_LENGTH ? `${beginning(text)}…` : text;
-  const rest = view.kind === 'task' || view.kind === 'receipt' ? ' A file beside it holds the rest.' : '';
+  const beside = file === null ? '' : ` In a file beside it: ${file.title}.`;
   return {
     blocks: [
-      { type: 'section', text: plainElement(shown) },
-      context(`Slack did not take the whole message.${rest}`),
+      mrkdwn(shown),
+      ...(view.kind === 'task' ? unsettledBlocks(view.task.unsettled ?? []) : []),
+      context(`Slack did not take the whole message.${beside}`),
     ],
     text: shown,
   };
 }
 
-/** Cut so that no entity and no pair of surrogates is halved, and no inline code stays open. */
+/** Cut so that no entity, no mention or date of ours and no pair of surrogates is halved, and no inline code stays open. */
 function beginning(escaped: string): string {
   const kept = escaped
     .slice(0, SHORT_LENGTH)
     .replace(/&[a-z]{0,3}$/, '')
+    .replace(/<[^>]*$/, '')
     .replace(/[\ud800-\udbff]$/, '');
   return kept.split('`').length % 2 === 0 ? `${kept}\`` : kept;
 }

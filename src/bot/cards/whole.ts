@@ -8,8 +8,11 @@
 import type { ApprovalView, FullView, MessageView, TaskView, WholeText } from '../../views.ts';
 import { cut, oneLine, visible } from '../text.ts';
 import { argumentsText } from './approval.ts';
-import { LINE_ROOM, SUMMARY_ROOM } from './message.ts';
 import { agentLabel } from './words.ts';
+
+/** Room on a message for the agent's closing words, and for one line of a receipt; what is longer stands in a file beside it. */
+export const SUMMARY_ROOM = 1_500;
+export const LINE_ROOM = 1_500;
 
 /** Null when the message shows all of it, or its Details do. */
 export function whole(view: MessageView): WholeText | null {
