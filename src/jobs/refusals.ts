@@ -8,6 +8,7 @@
  *
  * The admins are told all at once, not one after the other: the owner could not be told, so nobody knows of it yet, and a direct
  * message that Slack takes says nothing about whether its reader is at work today. The copies are redrawn together, and decide together.
+ * Those of the admins stand outside the audience of the task, and show what they are asked and not what the task is about; the owner's shows all.
  */
 import type { RefusedFor } from '../errors.ts';
 import type { Json, JsonObject, Person, Queryable, Tx, WorkspaceId } from '../types.ts';
@@ -170,7 +171,8 @@ async function oweSomebody(
   // Of what nobody has to look at any more the owner's copy was enough; and as long as one copy stands, somebody has it.
   if (!standing.is_open || standing.held_count > 0) return 'none';
   const admins = await adminsBeside(tx, adminsOf, workspaceId, asked);
-  for (const userId of admins) await oweDirectly(tx, copy, userId);
+  // They need be neither reviewers nor members of its channel.
+  for (const userId of admins) await oweDirectly(tx, { ...copy, content: { isElsewhere: true } }, userId);
   return admins.length === 0 ? 'nobody is left' : 'admins are told';
 }
 

@@ -83,6 +83,7 @@ const NOTES: readonly NoteReason[] = [
   { kind: 'ineligible', reason: 'not_a_reviewer', reviewers: [REVIEWER_A] },
   { kind: 'already_decided', status: 'approved', by: REVIEWER_A, at: '2026-11-20T10:20:00.000Z' },
   { kind: 'already_settled', settlement: settlement('cli') },
+  { kind: 'may_not_read_details', reviewers: [REVIEWER_A] },
   { kind: 'digest_refused', channelId: 'C0ENG' },
 ];
 

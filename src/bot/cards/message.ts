@@ -70,6 +70,7 @@ const TASK_ROOM = { objective: 400, progress: 900 } as const;
 const IN_FILE = '; all of it is in the file beside this';
 
 export function taskCard(task: TaskView): Drawn {
+  if (task.isElsewhere === true) return taskElsewhere(task);
   const objective = plainSaying(oneLine(task.objective), {
     max: TASK_ROOM.objective,
     before: 'Task: “',
@@ -109,6 +110,23 @@ export function taskCard(task: TaskView): Drawn {
     ],
   });
   return { blocks, text: `${status.replaceAll('*', '')}: ${codeSpan(task.objective)}` };
+}
+
+/** Of a task that not everybody there may see, no words but what they are asked about. */
+function taskElsewhere(task: TaskView): Drawn {
+  const unsettled = task.unsettled ?? [];
+  const [first] = unsettled;
+  const status = RUN_WORDS[task.runStatus];
+  return {
+    blocks: [
+      context(
+        `A task in another channel · ${status} · asked for by ${mention(task.requester)} ${dateToken(task.startedAt)}`,
+      ),
+      ...unsettledBlocks(unsettled),
+      ...(first === undefined ? [context('Nothing is left to be said about it here.')] : []),
+    ],
+    text: first === undefined ? status.replaceAll('*', '') : `? Outcome unknown: ${codeSpan(first.title)}`,
+  };
 }
 
 export function receipt(view: Omit<ReceiptView, 'kind'>): Drawn {
@@ -185,7 +203,7 @@ export function noteText(note: NoteReason): string {
     case 'other_deployment':
       return 'This card belongs to another installation of Countersign; I cannot decide on it here.';
     case 'read_details_first':
-      return 'Not everything fits on this card. Please open *Details* and read the rest first, then approve.';
+      return 'Not everything is on this card. Please open *Details* and read the rest first, then approve.';
     case 'modal_expired':
       return 'The window could not be opened in time, and nothing was decided. Please click again.';
     case 'may_not_request':
@@ -198,6 +216,8 @@ export function noteText(note: NoteReason): string {
       return commandHelp(note.unknown);
     case 'may_not_read_digest':
       return 'The digest is for those who may give me tasks in this workspace; its policy names who may.';
+    case 'may_not_read_details':
+      return `Details of this are for whoever asked for it, and for those who may decide: ${whoMay(note.reviewers)}. Your click changed nothing.`;
     case 'digest_refused':
       return `Slack does not let me post the digest in ${channel(note.channelId)}: is that channel still there, and am I in it? \`/countersign digest\` shows it to you alone, in any channel I am in.`;
     default:
@@ -215,9 +235,12 @@ function commandHelp(unknown: boolean): string {
   ].join('\n');
 }
 
+function whoMay(reviewers: readonly Person[]): string {
+  return reviewers.length === 0 ? 'nobody at the moment' : mentions(reviewers);
+}
+
 function ineligibleText(reason: IneligibleReason, reviewers: readonly Person[]): string {
-  const who = reviewers.length === 0 ? 'nobody at the moment' : mentions(reviewers);
-  const tail = `May decide here: ${who}. Your click changed nothing.`;
+  const tail = `May decide here: ${whoMay(reviewers)}. Your click changed nothing.`;
   switch (reason) {
     case 'requester':
       return `You asked for this, so someone else decides. ${tail}`;

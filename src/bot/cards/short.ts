@@ -1,5 +1,5 @@
 /**
- * Messages in a few words: what stands where Slack refused a message as it was drawn. They hold the least that can be refused: a line
+ * Messages in a few words: what stands where Slack refused a message as it was drawn, and a request where not everybody may see it. They hold the least that can be refused: a line
  * or two far below every limit, and the buttons.
  *
  * Invariant: each says that it is not the whole; a request shown like this does not fit, so that Approve opens Details first.
@@ -12,17 +12,25 @@ import { unsettledBlocks } from './settling.ts';
 /** Far below every limit, also when every character is an escape. */
 const SHORT_LENGTH = 300;
 
-/** A request as title and state, in words of ours that are short by themselves; `buttons` are the card's. */
-export function shortCard(view: ApprovalView, line: string, buttons: CardBlock): Drawn {
+const REFUSED = {
+  pending: '*Slack did not take the whole card; a file beside this holds it. Approve opens the rest first.*',
+  resolved: 'Slack did not take the whole card; Details shows it.',
+} as const;
+const ELSEWHERE = {
+  pending:
+    '*Not all of it is shown outside the channel of its task. Approve opens the rest first, for whoever may decide.*',
+  resolved: 'Not all of it is shown outside the channel of its task; Details shows it to whoever may decide.',
+} as const;
+
+/** A request as title and state, in words of ours that are short by themselves; `subject` and `buttons` are the card's. */
+export function shortCard(view: ApprovalView, line: string, subject: CardBlock, buttons: CardBlock): Drawn {
   const isPending = view.status === 'pending';
+  const state = isPending ? 'pending' : 'resolved';
   const blocks: CardBlock[] = [
     plain(oneLine(view.title), { max: SHORT_LENGTH, before: isPending ? 'Approve: ' : '' }).block,
     mrkdwn(line),
-    context(
-      isPending
-        ? '*Slack did not take the whole card; a file beside this holds it. Approve opens the rest first.*'
-        : 'Slack did not take the whole card; Details shows it.',
-    ),
+    subject,
+    context(view.isElsewhere === true ? ELSEWHERE[state] : REFUSED[state]),
     buttons,
   ];
   return { blocks, text: `${isPending ? 'Approval needed: ' : ''}${codeSpan(view.title)}` };

@@ -24,9 +24,11 @@ function wholeOf(view: FullView, isShort: boolean): WholeText | null {
   switch (view.kind) {
     case 'approval':
       // A card that does not fit says so and has Details; only what Slack refused needs more.
-      return isShort && view.approval.status === 'pending' ? requestText(view.approval) : null;
+      return isShort && view.approval.status === 'pending' && view.approval.isElsewhere !== true
+        ? requestText(view.approval)
+        : null;
     case 'task':
-      return taskText(view.task, isShort);
+      return view.task.isElsewhere === true ? null : taskText(view.task, isShort);
     case 'receipt':
       return isShort || !cut(oneLine(view.line), LINE_ROOM).complete
         ? { title: 'What was done', content: `${visible(view.line)}\n` }
