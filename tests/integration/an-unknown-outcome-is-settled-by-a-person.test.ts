@@ -443,7 +443,13 @@ describe('an action that the policy allowed without asking', () => {
 });
 
 test('where the channel is gone, the task’s owner has the question and the buttons in their direct message, where they settle', async () => {
-  const { task } = await loseMerge();
+  const { ts } = await askForMerge(story);
+  const { rows } = await story.db.query<{ task_id: string }>({
+    text: 'select task_id from tasks where message_ts = $1',
+    values: [ts],
+  });
+  const task = await readTask(story.db, TEAM, rows[0]?.task_id ?? '');
+  if (task === null) throw new Error('no task');
   await story.people.archive(ENGINEERING);
   const actionId = await insertAction(task, 'executing');
 
