@@ -86,6 +86,8 @@ export interface ApprovalView {
   readonly settlement: Settlement | null;
   /** Slack refused the whole card: a copy of a few words stands for it, on which nobody saw everything. Absent means no. */
   readonly isShort?: boolean;
+  /** For a copy where not everybody may see the task: title, kind, state and buttons. Absent means no. */
+  readonly isElsewhere?: boolean;
 }
 
 /** The state of one task, enough to draw its status message. */
@@ -104,6 +106,8 @@ export interface TaskView {
   readonly finishedAt: string | null;
   /** Actions that no card stands for and that a person has to settle. Absent means none. */
   readonly unsettled?: readonly UnsettledAction[];
+  /** For a copy where not everybody may see the task: only what has to be settled. Absent means no. */
+  readonly isElsewhere?: boolean;
 }
 
 /** Why a click or a request was not taken up; the words are bot's. */
@@ -136,6 +140,8 @@ export type NoteReason =
   /** What the slash command can do; `unknown` when it was asked for something else. */
   | { readonly kind: 'command_help'; readonly unknown: boolean }
   | { readonly kind: 'may_not_read_digest' }
+  /** Details of a copy outside the task's channel, pressed by somebody who is none of those who may decide. */
+  | { readonly kind: 'may_not_read_details'; readonly reviewers: readonly Person[] }
   /** A digest that Slack will not take where it was to be posted. */
   | { readonly kind: 'digest_refused'; readonly channelId: string };
 

@@ -36,6 +36,8 @@ const buttonReference = z.strictObject({
   h: id,
   /** Page of Details, from 0. */
   p: z.int().min(0).max(999).optional(),
+  /** Set on a copy that stands where not everybody may see the task, and therefore does not show all. */
+  e: z.literal(true).optional(),
 });
 const modalReference = buttonReference.extend({
   /** Channel, message and thread of the card that was clicked. */

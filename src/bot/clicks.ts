@@ -3,12 +3,13 @@
  * recorded in the transaction that marks the inbox row handled.
  *
  * Invariants: every click ends in something its author can see; the button only names what was seen, authority and
- * state are the desk's to judge; Approve on a card that did not show everything first opens the rest.
+ * state are the desk's to judge; Approve on a card that did not show everything first opens the rest; what is opened from a copy outside the
+ * task's channel is shown to its requester and to who may decide, to nobody else.
  */
 import type { ModalView } from '@slack/types';
 import type { Consequence, DecisionAsked, Desk, InboxRow } from '../jobs/desk.ts';
 import type { Logger } from '../log.ts';
-import type { Person, WorkspaceId } from '../types.ts';
+import type { Person, PersonFacts, WorkspaceId } from '../types.ts';
 import type { ApprovalView, DeliveryTarget, NoteReason } from '../views.ts';
 import {
   type ButtonReference,
@@ -159,12 +160,18 @@ interface Click {
 async function approve(deps: ClickDeps, click: Click): Promise<Consequence> {
   const { workspaceId, reference } = click;
   const approval = await deps.desk.approval(workspaceId, reference.r);
-  if (approval !== null && isOpen(approval, reference) && !approvalCard(approval).fits) {
+  if (
+    approval !== null &&
+    isOpen(approval, reference) &&
+    (reference.e === true || !approvalCard(approval).fits)
+  ) {
     const facts = await deps.messenger.person(workspaceId, click.person);
+    // The desk says why.
+    if (reference.e === true && !(await mayRead(deps, click, approval, facts)))
+      return decision(deps, click, 'approve', null);
     // Before the press, not before now: another press of the same person may have opened them meanwhile.
     if (!(await deps.desk.hadReadDetails(workspaceId, reference.r, facts, click.pressedAt))) {
-      const lead =
-        'Not everything fits on the card. Read this first, then press *Approve* on the card again.';
+      const lead = 'Not everything is on the card. Read this first, then press *Approve* on the card again.';
       return openDetails(deps, click, approval, { lead, otherwise: { kind: 'read_details_first' } });
     }
   }
@@ -210,7 +217,25 @@ async function askOutcome(
 async function showDetails(deps: ClickDeps, click: Click): Promise<Consequence> {
   const approval = await deps.desk.approval(click.workspaceId, click.reference.r);
   if (approval === null) return click.say({ kind: 'not_found' });
+  // Closed while Slack does not say who this is.
+  if (
+    click.reference.e === true &&
+    !(await mayRead(deps, click, approval, await deps.messenger.person(click.workspaceId, click.person)))
+  )
+    return click.say({ kind: 'may_not_read_details', reviewers: approval.reviewers });
   return openDetails(deps, click, approval, { lead: null, otherwise: { kind: 'modal_expired' } });
+}
+
+/** Whoever asked for it, and who may decide. Where the task is talked about everybody may; of who reads a copy elsewhere that is not known. */
+async function mayRead(
+  deps: ClickDeps,
+  { workspaceId }: Click,
+  approval: ApprovalView,
+  person: PersonFacts,
+): Promise<boolean> {
+  const { teamId, userId } = approval.requester;
+  if (person.teamId === teamId && person.userId === userId) return true;
+  return deps.desk.mayDecide(workspaceId, approval.actionId, person);
 }
 
 async function openDetails(

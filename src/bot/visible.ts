@@ -10,10 +10,11 @@ import { maskSecrets } from '../secrets.ts';
 /**
  * Characters that show nothing or change how their neighbours show: controls (line break and tab excepted), format
  * characters (bidi, zero-width, tags), default-ignorables (fillers, variation selectors), private use, unassigned
- * surrogates, code points that are no characters, odd separators, the braille blank. The selector of emoji presentation stays after an emoji.
+ * surrogates, code points that are no characters, odd separators, the braille blank. The selector of emoji presentation stays after an emoji
+ * and inside a keycap: a digit, # and * alone show nothing of it, although Unicode counts them among the emoji.
  */
 const HIDDEN =
-  /(?![\n\t])\p{Cc}|\p{Cf}|\p{Cs}|\p{Co}|\p{NChar}|\p{Zl}|\p{Zp}|(?![ \u{a0}\u{3000}])\p{Zs}|\u{2800}|(?!\u{fe0f})\p{DI}|(?<!\p{Emoji})\u{fe0f}/gu;
+  /(?![\n\t])\p{Cc}|\p{Cf}|\p{Cs}|\p{Co}|\p{NChar}|\p{Zl}|\p{Zp}|(?![ \u{a0}\u{3000}])\p{Zs}|\u{2800}|(?!\u{fe0f})\p{DI}|(?<!(?![#*0-9])\p{Emoji}|[#*0-9](?=\u{fe0f}\u{20e3}))\u{fe0f}/gu;
 
 /** An escape of ours in the outside text itself: its backslash is escaped, so that ours cannot be imitated. */
 const IMITATED_ESCAPE = /\\(?=u\{)/g;

@@ -216,10 +216,10 @@ async function sendFile(options: DeliveryOptions, row: DeliveryRow): Promise<Sen
   return { ts: null, view: null };
 }
 
-/** Nobody reads the direct message of an account that is deactivated, though Slack may take it: a request needs somebody who does. */
+/** Nobody reads the direct message of an account that is deactivated, though Slack may take it: what waits needs somebody who does. */
 async function mustHaveReader(messenger: Messenger, row: DeliveryRow): Promise<void> {
   const reader = (row.content as { reader?: string } | null)?.reader;
-  if (row.view_kind !== 'approval' || reader === undefined) return;
+  if (reader === undefined) return;
   const facts = await ask(
     row.next_call,
     messenger.person(row.workspace_id, { teamId: row.workspace_id, userId: reader }),
@@ -236,7 +236,10 @@ async function viewOf(options: DeliveryOptions, row: DeliveryRow): Promise<Messa
     case 'task':
     case 'digest':
       if (row.subject_id === null) return null;
-      return inForm(row.form, await options.view(workspace_id, row.view_kind, row.subject_id));
+      return inForm(
+        row.form,
+        forReader(row, await options.view(workspace_id, row.view_kind, row.subject_id)),
+      );
     case 'note':
       return inForm(row.form, { kind: 'note', note: row.content as unknown as NoteReason });
     case 'receipt':
@@ -248,6 +251,19 @@ async function viewOf(options: DeliveryOptions, row: DeliveryRow): Promise<Messa
     }
     case 'reaction':
       return null;
+  }
+}
+
+/** What a copy shows where not everybody may see the task is the card's to know. */
+function forReader(row: DeliveryRow, view: FullView | null): FullView | null {
+  if ((row.content as { isElsewhere?: boolean } | null)?.isElsewhere !== true) return view;
+  switch (view?.kind) {
+    case 'approval':
+      return { ...view, approval: { ...view.approval, isElsewhere: true } };
+    case 'task':
+      return { ...view, task: { ...view.task, isElsewhere: true } };
+    default:
+      return view;
   }
 }
 

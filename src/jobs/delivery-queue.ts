@@ -11,6 +11,7 @@ import type { JsonObject, Queryable, WorkspaceId } from '../types.ts';
 import type { DeliveryTarget } from '../views.ts';
 import { PRIORITY, type ViewKind } from './deliveries.ts';
 import { ring } from './engine/bell.ts';
+import { HAS_UNSETTLED } from './settling.ts';
 
 /**
  * A claim is open again after this even while its worker lives. Renewed right before a message is sent, and longer than that one call
@@ -27,7 +28,7 @@ const MAX_PAUSE_MS = 3_600_000;
 const TOKEN_REST_MS = 120_000;
 /** How long that one message has. */
 const PROBE_MS = 15_000;
-/** A card that stands for an open request is drawn again after this, and any other once. With REFRESH_EVERY_MS: within 60 s. */
+/** A message on which somebody still has to answer is drawn again after this, and any other card once. With REFRESH_EVERY_MS: within 60 s. */
 const REFRESH_MS = 40_000;
 /** At most so many cards are drawn again per turn, in all processes: 30 a minute, of the 50 and more that Slack grants (tier 3). */
 const REFRESH_EVERY_MS = 10_000;
@@ -208,7 +209,8 @@ export async function renew(
 
 /**
  * Slack has the message as it was wanted when the row was claimed; what was asked for since is due at once. False when the claim was
- * somebody else's. A card is drawn once more a while after each change, and again as long as its request is open.
+ * somebody else's. A card is drawn once more a while after each change, and again as long as its request is open or its action's outcome
+ * unknown; the message of a task as long as it has buttons that settle.
  */
 export async function settle(
   db: Queryable,
@@ -221,7 +223,10 @@ export async function settle(
     text: `update deliveries d set ts = coalesce($4, ts), shown_version = $5, claimed_by = null, claimed_until = null, try_count = 0,
              last_error = null, filed = $6, status = case when wanted_version > $5 then 'due' else 'settled' end, next_try_at = db_now(),
              refresh_at = case when view_kind = 'approval' and (shown_version < $5 or exists (select 1 from approval_requests r
-                 where r.workspace_id = d.workspace_id and r.request_id = d.subject_id and r.status = 'pending'))
+                 join actions a on a.workspace_id = r.workspace_id and a.action_id = r.action_id
+                 where r.workspace_id = d.workspace_id and r.request_id = d.subject_id and (r.status = 'pending' or a.status = 'unknown')))
+                 or view_kind = 'task' and exists (select 1 from tasks t
+                   where t.workspace_id = d.workspace_id and t.task_id = d.subject_id and ${HAS_UNSETTLED})
                then db_now() + ${REFRESH_MS} * interval '1 millisecond' end
            where workspace_id = $1 and delivery_id = $2 and claimed_until = $3::timestamptz`,
     values: [row.workspace_id, row.delivery_id, row.claim, ts, row.wanted_version, filed],

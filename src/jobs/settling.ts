@@ -206,10 +206,14 @@ export async function unsettledAction(
   return { deploymentId, actionId, actionHash, kind, title };
 }
 
-/**
- * What the task's own message has to carry buttons for: unknown outcomes of actions that the policy allowed without asking, so that no card
- * stands for them.
- */
+/** In a query over `actions a`: waits for a person's word, and no card stands for it, because the policy allowed it without asking. */
+const UNSETTLED = `(a.status = 'unknown' and not exists (select 1 from approval_requests r
+  where r.workspace_id = a.workspace_id and r.run_id = a.run_id and r.action_id = a.action_id))`;
+
+/** In a query over `tasks t`: its message carries buttons that settle. */
+export const HAS_UNSETTLED = `exists (select 1 from actions a where a.workspace_id = t.workspace_id and a.run_id = t.run_id and ${UNSETTLED})`;
+
+/** What the task's own message has to carry buttons for. */
 export async function unsettledOf(
   db: Queryable,
   workspaceId: WorkspaceId,
@@ -225,9 +229,7 @@ export async function unsettledOf(
     name: 'actions_unsettled',
     text: `select d.deployment_id, a.action_id, a.action_hash, a.kind, a.target->>'title' as title
            from actions a join tasks t on t.workspace_id = a.workspace_id and t.run_id = a.run_id, deployments d
-           where t.workspace_id = $1 and t.task_id = $2 and a.status = 'unknown'
-             and not exists (select 1 from approval_requests r where r.workspace_id = a.workspace_id and r.action_id = a.action_id)
-           order by a.action_id`,
+           where t.workspace_id = $1 and t.task_id = $2 and ${UNSETTLED} order by a.action_id`,
     values: [workspaceId, taskId],
   });
   return rows.map((row) => ({
@@ -296,7 +298,9 @@ async function oweReceipt(
   request: StoredRequest | null,
   about: { readonly asks: readonly Person[] } | { readonly settlement: Settlement },
 ): Promise<void> {
-  const content: Omit<ReceiptView, 'kind'> = {
+  const content: Omit<ReceiptView, 'kind'> & { readonly actionId: string } = {
+    // By it a question that is refused finds whom to ask instead (refusals.ts).
+    actionId: action.actionId,
     line: action.title,
     approvedBy: request === null ? [] : await approversOf(tx, task.workspaceId, request.requestId),
     ...about,

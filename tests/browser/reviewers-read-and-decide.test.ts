@@ -24,7 +24,7 @@ describe.skipIf(!hasBrowser)('reviewers', () => {
     await a.sees(a.card, 'Approve opens the rest first');
 
     await a.press('Approve');
-    await a.sees(a.modal, 'Not everything fits on the card');
+    await a.sees(a.modal, 'Not everything is on the card');
     const title = a.modal.getByRole('heading', { level: 2 });
     const [, pages = '0'] = /Details 1 of (\d+)/.exec((await title.textContent()) ?? '') ?? [];
     expect(Number(pages)).toBeGreaterThan(1);

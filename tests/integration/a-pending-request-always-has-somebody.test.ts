@@ -1,11 +1,13 @@
 /**
  * Guarantee: a request that Slack refuses where it was asked goes to the owner of its task, and when the owner cannot have it, to the admins
  * of the policy: each once, in direct messages, all admins at once. Nothing is sent twice to anybody, nothing decides, and when nobody is
- * left the log says so as an error. A request that nobody has to look at any more wakes no admin.
+ * left the log says so as an error. A request that nobody has to look at any more wakes no admin. The same holds for the question what
+ * became of an action that no card stands for, and for the message of its task, which has the buttons; how a task ended goes to its owner.
  */
 import { randomUUIDv7 } from 'node:crypto';
-import { beforeEach, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { DeliveryRefused } from '../../src/errors.ts';
+import { owe, PRIORITY } from '../../src/jobs/deliveries.ts';
 import { until, WORKSPACE } from '../support/database.ts';
 import { useSending } from '../support/sending.ts';
 
@@ -26,7 +28,19 @@ beforeEach(async () => {
 
 /** A request of a task of OWNER, without a run that works. */
 async function makeRequest(status: string, actionStatus: string): Promise<string> {
-  const [runId, taskId, actionId, request] = [randomUUIDv7(), randomUUIDv7(), randomUUIDv7(), randomUUIDv7()];
+  const request = randomUUIDv7();
+  const { runId, actionId, hash } = await makeAction(actionStatus);
+  await sending.db.query({
+    text: `insert into approval_requests (workspace_id, request_id, action_id, run_id, action_hash, preconditions, review_rule, deadline_at, status)
+           values ($1, $2, $3, $4, $5, '[]', '{}', db_now() + interval '1 day', $6)`,
+    values: [WORKSPACE, request, actionId, runId, hash, status],
+  });
+  return request;
+}
+
+/** An action of a task of OWNER that nobody was asked about. */
+async function makeAction(actionStatus: string) {
+  const [runId, taskId, actionId] = [randomUUIDv7(), randomUUIDv7(), randomUUIDv7()];
   const hash = 'a'.repeat(64);
   await sending.db.transaction(async (tx) => {
     await tx.query({
@@ -45,13 +59,8 @@ async function makeRequest(status: string, actionStatus: string): Promise<string
              values ($1, $2, $3, $4, 'k', '{}', 1, 'c', $5, '[]', '{}', 'a', '1', 'm', 'r', $6)`,
       values: [WORKSPACE, actionId, runId, taskId, hash, actionStatus],
     });
-    await tx.query({
-      text: `insert into approval_requests (workspace_id, request_id, action_id, run_id, action_hash, preconditions, review_rule, deadline_at, status)
-             values ($1, $2, $3, $4, $5, '[]', '{}', db_now() + interval '1 day', $6)`,
-      values: [WORKSPACE, request, actionId, runId, hash, status],
-    });
   });
-  return request;
+  return { runId, taskId, actionId, hash };
 }
 
 const oweCard = () => sending.owe('CGONE', { viewKind: 'approval', subjectId: requestId });
@@ -182,24 +191,171 @@ test('a card that takes no edit any more stands as long as it is right, and is p
   expect(await places('settled')).toEqual(['CGONE']);
 });
 
-test('a card of an open request is drawn again every time, as long as it is open', async () => {
+/** Sends what is owed, lets twice as much time pass as is between two looks, and gives the calls. */
+async function lookedAfter(owed: () => Promise<unknown>): Promise<string[]> {
   closed.clear();
   const loop = await sending.work();
-  await oweCard();
-  await ended(1);
+  await owed();
+  await until('it to stand', async () => sending.calls.length === 1);
+  await until('it to be recorded', async () => (await due()) === 0);
   await loop.stop();
   await sending.work('two');
-
   for (const seconds of [41, 90]) {
     const before = sending.calls.length;
     await sending.setClock(`${seconds} seconds`);
+    // What nobody has to answer on is never drawn again: another message shows that the look was made.
+    const other = await sending.owe('COTHER');
     // Whoever looks does so at most once a second; everybody looks every ten.
-    await until('it to be drawn again', async () => {
+    await until('a look', async () => {
       await sending.ring();
-      return sending.calls.length > before;
+      const { rowCount } = await sending.db.query({
+        text: `select 1 from deliveries where status = 'settled' and refresh_at <= db_now()`,
+      });
+      return rowCount === 0 && sending.calls.length > before;
     });
-    await ended(1);
+    await sending.settled(other);
+    await until('it to be recorded', async () => (await due()) === 0);
+  }
+  return sending.calls.filter(({ channelId }) => channelId !== 'COTHER').map(({ call }) => call);
+}
+const due = async () =>
+  (await sending.db.query({ text: `select 1 from deliveries where status = 'due'` })).rowCount;
+
+test.for([
+  ['pending', 'awaiting'],
+  ['approved', 'unknown'],
+] as const)(
+  'a card of a request that is %s, its action %s, is drawn again every time',
+  async ([status, actionStatus]) => {
+    requestId = await makeRequest(status, actionStatus);
+
+    expect(await lookedAfter(oweCard)).toEqual(['post', 'update', 'update']);
+  },
+);
+
+test('a card of a request that is over is drawn again once', async () => {
+  requestId = await makeRequest('approved', 'done');
+
+  expect(await lookedAfter(oweCard)).toEqual(['post', 'update']);
+});
+
+test.for([
+  ['unknown', ['post', 'update', 'update']],
+  ['done', ['post']],
+] as const)(
+  'the message of a task whose action is %s is drawn again as long as it asks',
+  async ([status, calls]) => {
+    const { taskId } = await makeAction(status);
+
+    expect(await lookedAfter(() => sending.owe('CGONE', { subjectId: taskId }))).toEqual(calls);
+  },
+);
+
+describe('of an action that no card stands for', () => {
+  const kinds = () =>
+    sending.db
+      .query<{ view_kind: string; place: string; status: string }>({
+        text: `select view_kind, place, status from deliveries where subject_id = $1 or content->>'actionId' = $2 order by view_kind, place`,
+        values: [about.taskId, about.actionId],
+      })
+      .then(({ rows }) => rows);
+  const told = async (kind: string) =>
+    (await kinds())
+      .filter(({ view_kind, status }) => view_kind === kind && status === 'settled')
+      .map(({ place }) => place);
+  let about: { readonly taskId: string; readonly actionId: string };
+
+  /** Owes its task's message, and the question when there is one; gives the task once every copy has come to an end. */
+  async function tell(actionStatus: string, count: number): Promise<void> {
+    about = await makeAction(actionStatus);
+    await sending.owe('CGONE', { viewKind: 'task', subjectId: about.taskId, priority: PRIORITY.progress });
+    if (actionStatus === 'unknown')
+      await sending.db.transaction((tx) =>
+        owe(tx, {
+          workspaceId: WORKSPACE,
+          viewKind: 'receipt',
+          content: { actionId: about.actionId, line: 'l', approvedBy: [], asks: [] },
+          target: { to: 'channel', channelId: 'CGONE' },
+          priority: PRIORITY.decision,
+        }),
+      );
+    await until('every copy to end', async () => {
+      const all = await kinds();
+      return all.length === count && all.every(({ status }) => status !== 'due');
+    });
   }
 
-  expect(sending.calls.map(({ call }) => call)).toEqual(['post', 'update', 'update']);
+  test('the owner has the question and the message with its buttons; no admin is woken', async () => {
+    await sending.work('only', ADMINS);
+
+    await tell('unknown', 4);
+
+    expect(await told('receipt')).toEqual([OWNER]);
+    expect(await told('task')).toEqual([OWNER]);
+  });
+
+  test('the owner deactivated: every admin has both, once', async () => {
+    sending.gone.add(OWNER);
+    await sending.work('one', ADMINS);
+    await sending.work('two', ADMINS);
+
+    await tell('unknown', 10);
+
+    const admins = ADMINS.map(({ userId }) => userId);
+    expect(await told('receipt')).toEqual(admins);
+    expect(await told('task')).toEqual(admins);
+    expect(triedAt()).toEqual(['CGONE', 'CGONE', ...admins.flatMap((userId) => [userId, userId])]);
+  });
+
+  test('the message was refused everywhere before there was a question: the admins have it with the question', async () => {
+    closed.add(OWNER);
+    await sending.work('only', ADMINS);
+    about = await makeAction('executing');
+    await sending.owe('CGONE', { viewKind: 'task', subjectId: about.taskId, priority: PRIORITY.progress });
+    await until('owner and thread to be refused', async () => {
+      const all = await kinds();
+      return all.length === 2 && all.every(({ status }) => status === 'refused');
+    });
+    await sending.db.query({
+      text: `update actions set status = 'unknown' where action_id = $1`,
+      values: [about.actionId],
+    });
+
+    await sending.db.transaction((tx) =>
+      owe(tx, {
+        workspaceId: WORKSPACE,
+        viewKind: 'receipt',
+        content: { actionId: about.actionId, line: 'l', approvedBy: [], asks: [] },
+        target: { to: 'channel', channelId: 'CGONE' },
+        priority: PRIORITY.decision,
+      }),
+    );
+
+    await until('the admins to have both', async () => {
+      const counts = [(await told('task')).length, (await told('receipt')).length];
+      return counts.join() === '3,3';
+    });
+  });
+
+  test('how a task ended is told to its owner, and to nobody else when that is refused', async () => {
+    await sending.work('only', ADMINS);
+    await tell('done', 2);
+    expect(await told('task')).toEqual([OWNER]);
+
+    closed.add(OWNER);
+    await tell('done', 2);
+    expect(await told('task')).toEqual([]);
+    expect(sending.errors).not.toContain('a request waits, and Slack lets nobody be told');
+  });
+
+  test('nobody left: said as an error', async () => {
+    closed.add(OWNER);
+    await sending.work('only', []);
+
+    await tell('unknown', 4);
+
+    await until('the error', async () =>
+      sending.errors.includes('a request waits, and Slack lets nobody be told'),
+    );
+  });
 });

@@ -442,6 +442,39 @@ describe('an action that the policy allowed without asking', () => {
   });
 });
 
+test('where the channel is gone, the task’s owner has the question and the buttons in their direct message, where they settle', async () => {
+  const { ts } = await askForMerge(story);
+  const { rows } = await story.db.query<{ task_id: string }>({
+    text: 'select task_id from tasks where message_ts = $1',
+    values: [ts],
+  });
+  const task = await readTask(story.db, TEAM, rows[0]?.task_id ?? '');
+  if (task === null) throw new Error('no task');
+  await story.people.archive(ENGINEERING);
+  const actionId = await insertAction(task, 'executing');
+
+  await story.db.transaction((tx) => giveUp(tx, deps, task, actionId));
+
+  const direct = 'D0REQUESTER';
+  const buttons = await until('question and buttons', async () => {
+    const messages = await story.people.messages(direct);
+    return (
+      messages.some(({ text }) => text.startsWith('? Outcome unknown: `post the notes')) &&
+      messages.find(({ blocks }) => JSON.stringify(blocks ?? []).includes(actionId))
+    );
+  });
+  expect(JSON.stringify(buttons.blocks)).toContain('Task: “');
+  await story.people.join(direct, REVIEWER_A);
+  const before = (await story.people.views(REVIEWER_A)).length;
+  await story.people.click(REVIEWER_A, { channel: direct, ts: buttons.ts, actionId: DID_NOT_HAPPEN });
+  const window = await until('the window', async () => {
+    const views = await story.people.views(REVIEWER_A);
+    return views.length > before ? views.at(-1)?.id : undefined;
+  });
+  await say(REVIEWER_A, 'it is not there', window);
+  await until('settled', async () => (await statusOf(actionId)) === 'failed');
+});
+
 /** An action of the task that no request stands behind, with its intent. */
 async function insertAction(task: Task, status: string): Promise<string> {
   const actionId = randomUUIDv7();

@@ -83,6 +83,7 @@ const NOTES: readonly NoteReason[] = [
   { kind: 'ineligible', reason: 'not_a_reviewer', reviewers: [REVIEWER_A] },
   { kind: 'already_decided', status: 'approved', by: REVIEWER_A, at: '2026-11-20T10:20:00.000Z' },
   { kind: 'already_settled', settlement: settlement('cli') },
+  { kind: 'may_not_read_details', reviewers: [REVIEWER_A] },
   { kind: 'digest_refused', channelId: 'C0ENG' },
 ];
 
@@ -111,7 +112,12 @@ export function messages(words: string): MessageView[] {
       }),
     ),
   ];
-  return all.map(asGiven);
+  const given = all.map(asGiven);
+  // What Slack refused is said in few words; a request says so itself.
+  const short = given.flatMap((of): MessageView[] =>
+    of.kind === 'short' || of.kind === 'approval' ? [] : [{ kind: 'short', of }],
+  );
+  return [...given, ...short];
 }
 
 /** A reason that is an enumeration stays one. */

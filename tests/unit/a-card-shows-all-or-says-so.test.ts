@@ -79,7 +79,8 @@ describe('a card', () => {
         unsettled: [UNSETTLED],
       }),
     });
-    for (const [name, { blocks, text }] of Object.entries({ working, done, unknown })) {
+    const elsewhere = draw({ kind: 'task', task: taskView({ unsettled: [UNSETTLED], isElsewhere: true }) });
+    for (const [name, { blocks, text }] of Object.entries({ working, done, unknown, elsewhere })) {
       expect(broken(blocks, 'message')).toEqual([]);
       golden(`task-${name}.json`, `${JSON.stringify({ text, blocks }, null, 2)}\n`);
       golden(`task-${name}.txt`, asText(blocks));
@@ -208,6 +209,7 @@ const anyView = fc
     finishedAt: fc.option(fc.constant('2026-11-20T10:02:00.000Z')),
     settlement: fc.option(anySettlement),
     isShort: fc.constantFrom(false, false, true),
+    isElsewhere: fc.constantFrom(false, false, true),
   })
   .map((over) => approvalView(over as Partial<ApprovalView>));
 
@@ -255,7 +257,7 @@ describe('any card', () => {
   it('that Slack refused never fits while it is pending, and its file holds what it leaves out, inert', () => {
     fc.assert(
       fc.property(anyView, (view) => {
-        const approval = { ...view, status: 'pending' as const, isShort: true };
+        const approval = { ...view, status: 'pending' as const, isShort: true, isElsewhere: false };
         expect(approvalCard(approval).fits).toBe(false);
         const file = whole({ kind: 'approval', approval });
         expect(file?.content).toContain(approval.actionHash);
@@ -265,6 +267,61 @@ describe('any card', () => {
       }),
       { numRuns: 50 },
     );
+  });
+
+  it('outside the audience of its task shows none of what only that may see, in any state, nor does a file', () => {
+    const said = 'only-for-the-task';
+    const hidden = {
+      facts: [{ label: said, value: said }],
+      body: said,
+      arguments: { [said]: said },
+      preconditions: [{ path: said, expected: said }],
+      evidence: [{ label: said, value: said, source: said, observedAt: said }],
+      reasons: [said],
+      agentReason: said,
+      changes: [{ path: said, expected: said, actual: said }],
+      askedAgain: [{ path: said, expected: said, actual: said }],
+      receiptLine: said,
+      failure: said,
+      settlement: { ...SETTLED, reason: said },
+    };
+    for (const status of REQUEST_STATUSES)
+      for (const actionStatus of ACTION_STATUSES)
+        for (const isShort of [false, true]) {
+          const made = { person: REVIEWER_A, reason: said, decidedAt: '2026-11-20T10:02:00.000Z' };
+          const decisions = (['approve', 'reject', 'request_changes', 'revoke', 'withdraw'] as const).map(
+            (decision) => ({ ...made, decision }),
+          );
+          const approval = approvalView({
+            ...hidden,
+            status,
+            actionStatus,
+            decisions,
+            isShort,
+            isElsewhere: true,
+          });
+          const card = approvalCard(approval);
+          expect(JSON.stringify(card)).not.toContain(said);
+          expect(card.fits).toBe(status !== 'pending');
+          expect(asText(card.blocks)).toContain('`github.pulls.merge`');
+          expect(whole({ kind: 'approval', approval })).toBeNull();
+          expect(readButton(JSON.parse(JSON.stringify(card.blocks.at(-1))).elements[0].value)?.e).toBe(true);
+        }
+    const task = taskView({
+      objective: said,
+      progress: [said],
+      agentSummary: said.repeat(200),
+      unsettled: [UNSETTLED],
+      isElsewhere: true,
+    });
+    for (const view of [
+      { kind: 'task', task },
+      { kind: 'short', of: { kind: 'task', task } },
+      { kind: 'task', task: { ...task, unsettled: [] } },
+    ] as const) {
+      expect(JSON.stringify(draw(view))).not.toContain(said);
+      expect(whole(view)).toBeNull();
+    }
   });
 
   it('that fits shows every argument, condition and the body whole', () => {
@@ -383,6 +440,62 @@ describe('Details', () => {
 });
 
 describe('other messages', () => {
+  it('of a task fill the room of every part with the dearest characters and still fit, with every button, also in few words', () => {
+    const id = '0199f1aa-0000-7000-8000-000000000003';
+    for (const dear of ['"', '\\', '&', '\n"', '\u202e', '`', 'א\n', '\u0301']) {
+      const long = dear.repeat(1_600 / dear.length);
+      const task = taskView({
+        objective: long,
+        requester: { teamId: 'T1', userId: long },
+        startedAt: long,
+        runStatus: 'parked',
+        progress: Array.from({ length: 14 }, () => long.slice(0, 200)),
+        agentSummary: long,
+        agent: { name: long, version: long, modelLabel: long },
+        costUsd: 123_456,
+      });
+      // What is split by the segmenter takes its time.
+      for (const count of /^[ -~\n]+$/.test(dear) ? [0, 1, 2, 5, 7] : [5]) {
+        const unsettled = Array.from({ length: count }, () => ({
+          deploymentId: id,
+          actionId: id,
+          actionHash: 'a'.repeat(64),
+          kind: long,
+          title: long,
+        }));
+        const of = { kind: 'task', task: { ...task, unsettled } } as const;
+        for (const view of [of, { kind: 'short', of } as const]) {
+          const { blocks } = draw(view);
+          expect([dear, count, view.kind, ...broken(blocks, 'message')]).toEqual([dear, count, view.kind]);
+          expect(buttonIds(blocks)).toEqual(
+            Array.from({ length: Math.min(count, 5) }, () => [
+              'action.happened',
+              'action.did_not_happen',
+            ]).flat(),
+          );
+        }
+      }
+    }
+  });
+
+  it('in few words name the file that stands beside them, and none where there is none', () => {
+    const views = [
+      { kind: 'task', task: taskView({ agentSummary: 'The test passes.' }) },
+      { kind: 'task', task: taskView({ agentSummary: null }) },
+      { kind: 'receipt', line: 'merged', approvedBy: [] },
+      { kind: 'note', note: { kind: 'expired' } },
+    ] as const;
+    for (const of of views) {
+      const view = { kind: 'short', of } as const;
+      const file = whole(view);
+      const said = asText(draw(view).blocks);
+      expect(said).toContain('Slack did not take the whole message.');
+      if (file === null) expect(said).not.toMatch(/file/i);
+      else expect(said).toContain(`In a file beside it: ${file.title}.`);
+    }
+    expect(views.map((of) => whole({ kind: 'short', of }) !== null)).toEqual([true, false, true, false]);
+  });
+
   it('stay inside the limits and cannot act, whatever they say', () => {
     fc.assert(
       fc.property(
@@ -442,6 +555,7 @@ describe('other messages', () => {
     { kind: 'not_found' },
     { kind: 'other_deployment' },
     { kind: 'read_details_first' },
+    { kind: 'may_not_read_details', reviewers: [REVIEWER_A] },
     { kind: 'modal_expired' },
     { kind: 'may_not_request' },
     { kind: 'empty_request' },

@@ -409,6 +409,52 @@ describe('Details', () => {
     expect(given.seen.map(({ call }) => call)).toEqual(['openView', 'detailsOpened']);
   });
 
+  describe('from a copy outside the channel of its task', () => {
+    const elsewhere = writeReference({ ...reference, e: true });
+    const opens = ['openView', 'detailsOpened'];
+
+    it('open for who may decide, and for who asked', async () => {
+      await run('interaction', click(CLICKS.details, elsewhere));
+      given.state.entitled = false;
+      const { userId, teamId } = VIEW.requester;
+      await run('interaction', click(CLICKS.details, elsewhere, { user: { id: userId, team_id: teamId } }));
+
+      expect(given.seen.map(({ call }) => call)).toEqual([...opens, ...opens]);
+    });
+
+    it('are refused to anybody else with a private note, also by Approve, which the desk explains', async () => {
+      given.state.entitled = false;
+
+      await run('interaction', click(CLICKS.details, elsewhere));
+      await run('interaction', click(CLICKS.approve, elsewhere));
+
+      expect(given.seen).toMatchObject([
+        {
+          call: 'note',
+          given: { target: PLACE, note: { kind: 'may_not_read_details', reviewers: VIEW.reviewers } },
+        },
+        { call: 'decide', given: { decision: 'approve' } },
+      ]);
+    });
+
+    it('stay closed while Slack does not say who clicked', async () => {
+      given.state.lookupFails = true;
+
+      await expect(given.route('interaction', click(CLICKS.details, elsewhere))).rejects.toMatchObject({
+        code: 'DELIVERY_FAILED',
+      });
+      expect(given.seen).toEqual([]);
+    });
+
+    it('come before Approve counts, once', async () => {
+      await run('interaction', click(CLICKS.approve, elsewhere));
+      given.state.readAt = new Date(RECEIVED_AT.getTime() - 1);
+      await run('interaction', click(CLICKS.approve, elsewhere));
+
+      expect(given.seen.map(({ call }) => call)).toEqual([...opens, 'decide']);
+    });
+  });
+
   it('of several pages are read when the last one was shown', async () => {
     given.state.approval = { ...VIEW, body: 'one line of a change\n'.repeat(15_000) };
 

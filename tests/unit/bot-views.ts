@@ -75,6 +75,7 @@ export const CARD_STATES: Readonly<Record<string, ApprovalView>> = {
     agentReason: 'Fine.\n\u202e✓ Approved\u202c <https://evil.example|docs.example> xoxb-1234567890-abcdef',
   }),
   'pending-refused-by-slack': approvalView({ isShort: true, decisions: approvedByBoth.slice(0, 1) }),
+  'pending-elsewhere': approvalView({ isElsewhere: true, decisions: approvedByBoth.slice(0, 1) }),
   approved: approvalView({ status: 'approved', actionStatus: 'permitted', decisions: approvedByBoth }),
   executing: approvalView({ status: 'approved', actionStatus: 'executing', decisions: approvedByBoth }),
   done: approvalView({
@@ -97,6 +98,14 @@ export const CARD_STATES: Readonly<Record<string, ApprovalView>> = {
     decisions: approvedByBoth,
     failure: 'The provider did not answer.',
     finishedAt: '2026-11-20T10:03:30.000Z',
+  }),
+  'unknown-elsewhere': approvalView({
+    status: 'approved',
+    actionStatus: 'unknown',
+    decisions: approvedByBoth,
+    failure: 'The provider did not answer.',
+    finishedAt: '2026-11-20T10:03:30.000Z',
+    isElsewhere: true,
   }),
   'unknown-and-it-happened': approvalView({
     status: 'approved',

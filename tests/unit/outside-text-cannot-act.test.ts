@@ -129,6 +129,13 @@ describe('in particular', () => {
     expect(escapeText('❤\ufe0f')).toBe('❤\ufe0f');
     expect(escapeText('a\ufe0f')).toBe('a\\u{fe0f}');
   });
+  it('digits, # and * show what they carry, but for a keycap', () => {
+    for (const sign of ['1', '0', '#', '*']) {
+      expect(escapeText(`v${sign}\ufe0f`)).toBe(`v${sign}\\u{fe0f}`);
+      expect(escapeText(`${sign}\ufe0f\u20e3`)).toBe(`${sign}\ufe0f\u20e3`);
+    }
+    expect(escapeText('1\ufe0f\ufe0f\u20e3')).toBe('1\\u{fe0f}\\u{fe0f}\u20e3');
+  });
   it('a letter keeps the marks of any orthography; a pile of them is shown as what it is, and cut like it', () => {
     expect(escapeText('e\u0301\u0323 שָּׁ')).toBe('\u2068e\u0301\u0323 שָּׁ\u2069');
     expect(escapeText(`a${'\u0301'.repeat(7)}b`)).toBe(`a${'\u0301'.repeat(5)}\\u{301}\\u{301}b`);

@@ -63,11 +63,11 @@ const CHANGES_NAMED = 2;
 const CHANGE_ROOM = 40;
 
 export function approvalCard(view: ApprovalView): ApprovalCard {
-  if (view.isShort === true) {
+  if (view.isShort === true || view.isElsewhere === true) {
     const isPending = view.status === 'pending';
-    const line = isPending ? `*${view.tier.toUpperCase()}* risk · ${needs(view)}` : outcome(view).line;
+    const line = isPending ? needs(view) : outcome(view).line;
     return {
-      ...shortCard(view, line, buttons(view, isPending ? 'pending' : 'resolved')),
+      ...shortCard(view, line, subject(view), buttons(view, isPending ? 'pending' : 'resolved')),
       fits: !isPending,
     };
   }
@@ -345,7 +345,12 @@ function needs(view: ApprovalView): string {
 }
 
 function buttons(view: ApprovalView, state: 'pending' | 'resolved'): CardBlock {
-  const value = writeReference({ d: view.deploymentId, r: view.requestId, h: view.actionHash });
+  const value = writeReference({
+    d: view.deploymentId,
+    r: view.requestId,
+    h: view.actionHash,
+    ...(view.isElsewhere === true ? { e: true } : {}),
+  });
   const details = button('Details', CLICKS.details, value);
   return {
     type: 'actions',

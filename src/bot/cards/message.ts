@@ -22,6 +22,7 @@ import {
 import { digestCard } from './digest.ts';
 import { settledBy, settledLine, unsettledBlocks } from './settling.ts';
 import { shortMessage } from './short.ts';
+import { LINE_ROOM, SUMMARY_ROOM, whole } from './whole.ts';
 import { agentLabel, took } from './words.ts';
 
 /** The blocks and the fallback text of any message. */
@@ -40,7 +41,7 @@ export function draw(view: MessageView): Drawn {
     case 'receipt':
       return receipt(view);
     case 'short':
-      return shortMessage(view.of, draw(view.of).text);
+      return shortMessage(view.of, draw(view.of).text, whole(view));
     default:
       return view satisfies never;
   }
@@ -60,16 +61,21 @@ const RUN_WORDS: Readonly<Record<TaskView['runStatus'], string>> = {
 
 /** Lines of progress on the message; the newest say most, the older ones are counted. */
 const PROGRESS_LINES = 12;
-/** Room for the agent's closing words, and for one line of a receipt; what is longer stands in a file beside the message. */
-export const SUMMARY_ROOM = 1_500;
-export const LINE_ROOM = 1_500;
-/** Where the rest of such a text is: `whole` puts it there. */
+/**
+ * Room for each part of a task's message, in units after escaping. Together with SUMMARY_ROOM and five unknown outcomes, at JSON's worst
+ * (every character a quote, which doubles), they stay inside LIMITS.messageBlocksJson; a test fills them.
+ */
+const TASK_ROOM = { objective: 400, progress: 900 } as const;
+/** Where the rest of a text is that was cut: `whole` puts it there. */
 const IN_FILE = '; all of it is in the file beside this';
-/** Unknown outcomes on one task's message; more are listed by `countersign actions list`. */
-const UNSETTLED_SHOWN = 5;
 
 export function taskCard(task: TaskView): Drawn {
-  const objective = plainSaying(oneLine(task.objective), { max: 600, before: 'Task: “', after: '”' });
+  if (task.isElsewhere === true) return taskElsewhere(task);
+  const objective = plainSaying(oneLine(task.objective), {
+    max: TASK_ROOM.objective,
+    before: 'Task: “',
+    after: '”',
+  });
   const status = RUN_WORDS[task.runStatus];
   const blocks: CardBlock[] = [
     ...objective,
@@ -83,12 +89,9 @@ export function taskCard(task: TaskView): Drawn {
     );
     if (newest.length < task.progress.length)
       lines.unshift(`Showing the last ${newest.length} of ${task.progress.length} steps`);
-    blocks.push(...plainSaying(lines.join('\n'), { max: 1_500 }));
+    blocks.push(...plainSaying(lines.join('\n'), { max: TASK_ROOM.progress }));
   }
-  const unsettled = task.unsettled ?? [];
-  for (const action of unsettled.slice(0, UNSETTLED_SHOWN)) blocks.push(...unsettledBlocks(action));
-  if (unsettled.length > UNSETTLED_SHOWN)
-    blocks.push(context(`Showing ${UNSETTLED_SHOWN} of ${unsettled.length} unknown outcomes`));
+  blocks.push(...unsettledBlocks(task.unsettled ?? []));
   const agent = agentLabel(task.agent);
   if (task.agentSummary !== null && task.agentSummary !== '')
     blocks.push(
@@ -109,6 +112,23 @@ export function taskCard(task: TaskView): Drawn {
   return { blocks, text: `${status.replaceAll('*', '')}: ${codeSpan(task.objective)}` };
 }
 
+/** Of a task that not everybody there may see, no words but what they are asked about. */
+function taskElsewhere(task: TaskView): Drawn {
+  const unsettled = task.unsettled ?? [];
+  const [first] = unsettled;
+  const status = RUN_WORDS[task.runStatus];
+  return {
+    blocks: [
+      context(
+        `A task in another channel · ${status} · asked for by ${mention(task.requester)} ${dateToken(task.startedAt)}`,
+      ),
+      ...unsettledBlocks(unsettled),
+      ...(first === undefined ? [context('Nothing is left to be said about it here.')] : []),
+    ],
+    text: first === undefined ? status.replaceAll('*', '') : `? Outcome unknown: ${codeSpan(first.title)}`,
+  };
+}
+
 export function receipt(view: Omit<ReceiptView, 'kind'>): Drawn {
   const approved =
     view.approvedBy.length === 0 ? 'Allowed by policy' : `Approved by ${mentions(view.approvedBy)}`;
@@ -116,7 +136,7 @@ export function receipt(view: Omit<ReceiptView, 'kind'>): Drawn {
   if (view.asks !== undefined) {
     const who = view.asks.length === 0 ? 'Somebody' : mentions(view.asks);
     const line = plainSaying(oneLine(view.line), { max: LINE_ROOM, before: '? ', rest: IN_FILE });
-    const asked = `*Outcome unknown*: it was sent, and nobody can tell whether it happened. ${who}: look at the target, then press *It happened* or *It did not happen* above.`;
+    const asked = `*Outcome unknown*: it was sent, and nobody can tell whether it happened. ${who}: look at the target, then press *It happened* or *It did not happen* on its card or its task’s message.`;
     return {
       blocks: [...line, mrkdwn(asked), context(approved)],
       text: `? Outcome unknown: ${codeSpan(view.line)}`,
@@ -185,7 +205,7 @@ export function noteText(note: NoteReason): string {
     case 'other_deployment':
       return 'This card belongs to another installation of Countersign; I cannot decide on it here.';
     case 'read_details_first':
-      return 'Not everything fits on this card. Please open *Details* and read the rest first, then approve.';
+      return 'Not everything is on this card. Please open *Details* and read the rest first, then approve.';
     case 'modal_expired':
       return 'The window could not be opened in time, and nothing was decided. Please click again.';
     case 'may_not_request':
@@ -198,6 +218,8 @@ export function noteText(note: NoteReason): string {
       return commandHelp(note.unknown);
     case 'may_not_read_digest':
       return 'The digest is for those who may give me tasks in this workspace; its policy names who may.';
+    case 'may_not_read_details':
+      return `Details of this are for whoever asked for it, and for those who may decide: ${whoMay(note.reviewers)}. Your click changed nothing.`;
     case 'digest_refused':
       return `Slack does not let me post the digest in ${channel(note.channelId)}: is that channel still there, and am I in it? \`/countersign digest\` shows it to you alone, in any channel I am in.`;
     default:
@@ -215,9 +237,12 @@ function commandHelp(unknown: boolean): string {
   ].join('\n');
 }
 
+function whoMay(reviewers: readonly Person[]): string {
+  return reviewers.length === 0 ? 'nobody at the moment' : mentions(reviewers);
+}
+
 function ineligibleText(reason: IneligibleReason, reviewers: readonly Person[]): string {
-  const who = reviewers.length === 0 ? 'nobody at the moment' : mentions(reviewers);
-  const tail = `May decide here: ${who}. Your click changed nothing.`;
+  const tail = `May decide here: ${whoMay(reviewers)}. Your click changed nothing.`;
   switch (reason) {
     case 'requester':
       return `You asked for this, so someone else decides. ${tail}`;

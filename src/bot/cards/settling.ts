@@ -21,15 +21,25 @@ export function settleButtons(action: Pick<UnsettledAction, 'deploymentId' | 'ac
   ];
 }
 
-/** An unknown outcome on the message of its task, where no card stands for it. */
-export function unsettledBlocks(action: UnsettledAction): CardBlock[] {
-  return [
+/** Unknown outcomes on one task's message; more are listed by `countersign actions list`. */
+const SHOWN = 5;
+/** Room for a kind, for one title, and for all titles together. */
+const ROOM = { kind: 40, title: 300, titles: 400 } as const;
+
+/** The unknown outcomes on the message of their task, where no card stands for them; nothing when there are none. */
+export function unsettledBlocks(actions: readonly UnsettledAction[]): CardBlock[] {
+  const shown = actions.slice(0, SHOWN);
+  const room = Math.min(ROOM.title, Math.floor(ROOM.titles / shown.length));
+  const blocks = shown.flatMap((action): CardBlock[] => [
     mrkdwn(
-      `? *Outcome unknown*: ${codeSpan(action.kind, 100)} was sent, and nobody can tell whether it happened. It will not be sent again by itself.`,
+      `? *Outcome unknown*: ${codeSpan(action.kind, ROOM.kind)} was sent, and nobody can tell whether it happened. It will not be sent again by itself.`,
     ),
-    plain(oneLine(action.title), { max: 300, before: 'Look at the target and say what you found: ' }).block,
+    plain(oneLine(action.title), { max: room, before: 'Look at the target and say what you found: ' }).block,
     { type: 'actions', elements: settleButtons(action) },
-  ];
+  ]);
+  return actions.length > shown.length
+    ? [...blocks, context(`Showing ${shown.length} of ${actions.length} unknown outcomes`)]
+    : blocks;
 }
 
 /** `✓ *It happened*, says @reviewer-a at 10:02` in mrkdwn. */

@@ -8,8 +8,11 @@
 import type { ApprovalView, FullView, MessageView, TaskView, WholeText } from '../../views.ts';
 import { cut, oneLine, visible } from '../text.ts';
 import { argumentsText } from './approval.ts';
-import { LINE_ROOM, SUMMARY_ROOM } from './message.ts';
 import { agentLabel } from './words.ts';
+
+/** Room on a message for the agent's closing words, and for one line of a receipt; what is longer stands in a file beside it. */
+export const SUMMARY_ROOM = 1_500;
+export const LINE_ROOM = 1_500;
 
 /** Null when the message shows all of it, or its Details do. */
 export function whole(view: MessageView): WholeText | null {
@@ -21,9 +24,11 @@ function wholeOf(view: FullView, isShort: boolean): WholeText | null {
   switch (view.kind) {
     case 'approval':
       // A card that does not fit says so and has Details; only what Slack refused needs more.
-      return isShort && view.approval.status === 'pending' ? requestText(view.approval) : null;
+      return isShort && view.approval.status === 'pending' && view.approval.isElsewhere !== true
+        ? requestText(view.approval)
+        : null;
     case 'task':
-      return taskText(view.task, isShort);
+      return view.task.isElsewhere === true ? null : taskText(view.task, isShort);
     case 'receipt':
       return isShort || !cut(oneLine(view.line), LINE_ROOM).complete
         ? { title: 'What was done', content: `${visible(view.line)}\n` }
