@@ -34,6 +34,9 @@ const FIND_MAX_CHANNEL_PAGES = 5;
 /** Slack's ids of people begin with U, or W in an enterprise grid; those of conversations with C, D or G. */
 const PERSON_ID = /^[UW][A-Z0-9]+$/;
 
+/** The last call of one method is begun within this or not at all, so that with it the method ends within 20 s (see `Messenger`). */
+const BEGIN_WITHIN_MS = 20_000 - CALL_TIMEOUT_MS;
+
 export interface BotIdentity {
   readonly teamId: string;
   readonly enterpriseId: string | null;
@@ -93,7 +96,9 @@ export function createMessenger(options: MessengerOptions): SlackMessenger {
         return null;
       }
       const { channelId, threadTs } = placeOf(target);
+      const check = inTime('chat.postMessage');
       const channel = await channelOf(channelId);
+      check();
       const posted = await attempt('chat.postMessage', () =>
         client.chat.postMessage({
           channel,
@@ -136,17 +141,30 @@ export function createMessenger(options: MessengerOptions): SlackMessenger {
       );
     },
 
+    async remove(_workspaceId, channelId, ts) {
+      const channel = await channelOf(channelId);
+      try {
+        await client.chat.delete({ channel, ts });
+      } catch (error) {
+        if (slackErrorName(error) !== 'message_not_found') throw deliveryError('chat.delete', error);
+      }
+    },
+
     whole,
 
     async attach(_workspaceId, deliveryId, target, file) {
       const { channelId, threadTs } = placeOf(target);
+      const check = inTime('files.completeUploadExternal');
       const channel = await channelOf(channelId);
+      check();
       const bytes = Buffer.from(file.content, 'utf8');
       const address = await attempt('files.getUploadURLExternal', () =>
         client.files.getUploadURLExternal({ filename: fileName(deliveryId), length: bytes.length }),
       );
+      check();
       await attempt('files.upload', () => sendBytes(options, client.slackApiUrl, address.upload_url, bytes));
       const files: [{ id: string; title: string }] = [{ id: address.file_id ?? '', title: file.title }];
+      check();
       // Comes last, and nothing of the file is seen before it.
       await attempt('files.completeUploadExternal', () =>
         client.files.completeUploadExternal(
@@ -240,6 +258,18 @@ async function attempt<T>(method: string, call: () => Promise<T>): Promise<T> {
   } catch (error) {
     throw deliveryError(method, error);
   }
+}
+
+/** To be asked before a further call of the same method: throws DELIVERY_FAILED when it would end too late. Begins now. */
+function inTime(method: string): () => void {
+  const beganAt = Date.now();
+  return () => {
+    if (Date.now() - beganAt > BEGIN_WITHIN_MS)
+      throw new CountersignError(
+        'DELIVERY_FAILED',
+        `${method}: not begun, what comes before it took too long`,
+      );
+  };
 }
 
 function metadata(deliveryId: string): { event_type: string; event_payload: { id: string } } {

@@ -2,7 +2,7 @@
  * Sends what is owed, in this process, until stopped. Any number of processes may; each row is sent by one at a time.
  *
  * Invariants. A message is posted once: its id travels in the message's metadata (a file's in its name), and after any doubt it is looked
- * for before it is posted again; who posts holds the row's claim at that moment. A pause that Slack asks for is kept for that call in
+ * for before it is posted again, and absent only when no earlier call can still bring it; who posts holds the row's claim at that moment. A pause that Slack asks for is kept for that call in
  * that place by every process and is no try that counts; what is refused for good is not retried (refusals.ts).
  */
 import { createHash } from 'node:crypto';
@@ -16,6 +16,7 @@ import {
   claimDue,
   type DeliveryRow,
   leaveStanding,
+  lostAfterCall,
   msUntilDue,
   pause,
   refreshStanding,
@@ -23,6 +24,7 @@ import {
   renew,
   retryLater,
   settle,
+  waitOutDoubt,
 } from './delivery-queue.ts';
 import type { Bell } from './engine/bell.ts';
 import type { Database } from './engine/db.ts';
@@ -95,8 +97,12 @@ class Failed {
   }
 }
 
-/** What became of a row. A null `ts`: the message that stands now has no name. */
-type Sent = { readonly ts: string | null; readonly view: MessageView | null } | 'not_mine' | 'paused';
+/** What became of a row. A null `ts`: the message that stands now has no name. `made`: what was done in Slack, when anything was. */
+type Sent =
+  | { readonly ts: string | null; readonly view: MessageView | null; readonly made: Call | null }
+  | 'not_mine'
+  | 'paused'
+  | 'may_still_come';
 
 async function deliver(options: DeliveryOptions, row: DeliveryRow): Promise<void> {
   const { database, log } = options;
@@ -104,23 +110,35 @@ async function deliver(options: DeliveryOptions, row: DeliveryRow): Promise<void
   try {
     const sent = await send(options, row);
     if (sent === 'paused') return await release(database, row, null);
+    if (sent === 'may_still_come') return await waitOutDoubt(database, row);
     if (sent === 'not_mine') return log.info(about, 'a delivery went to another worker');
     if (row.is_probe && (await database.transaction((tx) => slackRegained(tx, row.workspace_id))))
       log.info(about, 'Slack takes the token again');
-    if (!(await settleWith(options, row, sent.ts, sent.view)))
-      log.info(about, 'a delivery went to another worker');
+    if (await settleWith(options, row, sent.ts, sent.view)) return;
+    log.info(about, 'a delivery went to another worker');
+    if (sent.made !== null) await lost(options, row, sent.made === 'post' ? sent.ts : null);
   } catch (thrown) {
     const { call, error } = thrown instanceof Failed ? thrown : { call: row.next_call, error: thrown };
     await failed(options, row, call, error);
   }
 }
 
-async function failed(
-  { database, log, adminsOf }: DeliveryOptions,
-  row: DeliveryRow,
-  call: Call,
-  error: unknown,
-): Promise<void> {
+/** A call was made and the row is somebody else's by now: the newest state is drawn once more, and a second copy goes. */
+async function lost(options: DeliveryOptions, row: DeliveryRow, posted: string | null): Promise<void> {
+  const { database, messenger, log } = options;
+  if (!(await lostAfterCall(database, row, posted)) || posted === null) return;
+  await messenger
+    .remove(row.workspace_id, row.place, posted)
+    .catch((error: unknown) =>
+      log.warn(
+        { deliveryId: row.delivery_id, error: toStoredError(error) },
+        'a second copy of a message stays in Slack',
+      ),
+    );
+}
+
+async function failed(options: DeliveryOptions, row: DeliveryRow, call: Call, error: unknown): Promise<void> {
+  const { database, log, adminsOf } = options;
   const about = { deliveryId: row.delivery_id, view: row.view_kind, call };
   const stored = toStoredError(error);
   if (hasCode(error, 'DELIVERY_REFUSED')) {
@@ -158,7 +176,8 @@ async function failed(
   }
   const waitMs = pauseMs(FIRST_BACKOFF_MS, row.try_count, undefined);
   log.warn({ ...about, error: stored, waitMs }, 'delivery failed, will be retried');
-  await retryLater(database, row, stored.message, waitMs);
+  if (!(await retryLater(database, row, stored.message, waitMs, false)) && call === 'update')
+    await lost(options, row, null);
 }
 
 const nobody: AdminsOf = async () => [];
@@ -178,14 +197,16 @@ async function send(options: DeliveryOptions, row: DeliveryRow): Promise<Sent> {
   if (row.view_kind === 'reaction') {
     const content = row.content as { name: string; ts: string };
     await ask('react', messenger.react(workspace_id, place, content.ts, content.name));
-    return { ts: null, view: null };
+    return { ts: null, view: null, made: 'react' };
   }
   if (row.view_kind === 'file') return sendFile(options, row);
   const view = await viewOf(options, row);
-  if (view === null) return { ts: row.ts, view };
+  if (view === null) return { ts: row.ts, view, made: null };
   // Tried before and its fate unknown: it may be standing there already.
-  if (row.ts === null && row.try_count > 1)
+  if (row.ts === null && row.try_count > 1) {
     row.ts = await ask('find', messenger.find(workspace_id, delivery_id, target));
+    if (row.ts === null && row.next_call === 'post' && row.doubt_until !== null) return 'may_still_come';
+  }
   const { ts } = row;
   if (ts === null) {
     await mustHaveReader(messenger, row);
@@ -194,26 +215,30 @@ async function send(options: DeliveryOptions, row: DeliveryRow): Promise<Sent> {
     return {
       ts: await ask(row.next_call, messenger.post(workspace_id, delivery_id, target, view)),
       view,
+      made: 'post',
     };
   }
   const held = await renew(database, row, 'update');
   if (held !== 'held') return held;
   await ask('update', messenger.update(workspace_id, delivery_id, place, ts, view));
-  return { ts, view };
+  return { ts, view, made: 'update' };
 }
 
 async function sendFile(options: DeliveryOptions, row: DeliveryRow): Promise<Sent> {
   const { messenger, database } = options;
   const { workspace_id, delivery_id, target } = row;
-  if (row.try_count > 1 && (await ask('find', messenger.find(workspace_id, delivery_id, target))) !== null)
-    return { ts: null, view: null };
+  if (row.try_count > 1) {
+    const found = await ask('find', messenger.find(workspace_id, delivery_id, target));
+    if (found !== null) return { ts: null, view: null, made: null };
+    if (row.doubt_until !== null) return 'may_still_come';
+  }
   const view = await viewOf(options, row);
   const whole = view && messenger.whole(view);
-  if (whole === null) return { ts: null, view: null };
+  if (whole === null) return { ts: null, view: null, made: null };
   const held = await renew(database, row, 'attach');
   if (held !== 'held') return held;
   await ask('attach', messenger.attach(workspace_id, delivery_id, target, whole));
-  return { ts: null, view: null };
+  return { ts: null, view: null, made: 'attach' };
 }
 
 /** Nobody reads the direct message of an account that is deactivated, though Slack may take it: a request needs somebody who does. */

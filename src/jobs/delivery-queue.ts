@@ -2,7 +2,8 @@
  * Whose turn it is: which deliveries may be sent now, by whom, and what must rest. Owns `delivery_pauses`, and the claims in
  * `deliveries`.
  *
- * Invariants. A row is sent by whoever holds its claim at that moment. Rows wait in lanes (workspace, place, call, priority): a pause that
+ * Invariants. A row is sent by whoever holds its claim at that moment, and stays closed for as long as that call may last, whatever has become
+ * of the worker. Rows wait in lanes (workspace, place, call, priority): a pause that
  * Slack asked for one call in one place holds back those lanes in every process, and nothing else. Progress goes at one pace per
  * channel, whatever number of tasks run there; nothing else waits for that. One place never takes more than a few slots of a process.
  * The cost of a look grows with the lanes, not with the rows that wait in them.
@@ -13,10 +14,16 @@ import { PRIORITY, type ViewKind } from './deliveries.ts';
 import { ring } from './engine/bell.ts';
 
 /**
- * A claim is open again after this even while its worker lives. Renewed right before a message is sent, and longer than that one call
- * to Slack can take.
+ * A claim is open again after this even while its worker lives. Renewed right before a message is sent, and longer than CALL_MS.
  */
 const CLAIM_MS = 30_000;
+/**
+ * Nothing of a call can reach Slack later than this after it was allowed: START_MS until it is begun, the 20 s in which every method of
+ * the Messenger ends, and what a request that we gave up may still be on its way.
+ */
+const CALL_MS = 25_000;
+/** Who was held up for longer between asking and calling does not call: by then somebody else may. */
+const START_MS = 2_000;
 /** Calls of one process on their way into one place: as many may hang there while the others go on. */
 const PLACE_SLOTS = 3;
 /** From one progress message or edit in a channel to the next. Slack's own limit is about one message a second. */
@@ -53,6 +60,9 @@ export interface DeliveryRow {
   shown_version: number;
   ts: string | null;
   try_count: number;
+  created_at: Date;
+  /** Until then an earlier call whose end nobody knows may still reach Slack; null when none can. */
+  doubt_until: string | null;
   /** What tells this claim from any later one of the same row; changes when it is renewed. */
   claim: string;
   /** Tried although Slack refuses the token, to see whether it still does. */
@@ -81,6 +91,10 @@ const LANES = `recursive lane as (
       (select p.until from delivery_pauses p where p.workspace_id = l.workspace_id and p.place = l.place and p.call = 'find') as find_until
     from lane l left join unnest($1::text[], $2::int[]) f (place, count) on f.place = l.place)`;
 
+/** Nobody has it, or whoever had it can do nothing with it any more: a call that was begun is waited for, though its worker may be gone. */
+const IS_OPEN = `claim_is_open(d.claimed_by, d.claimed_until)
+  and (d.claimed_until is null or d.claimed_until < db_now() or d.call_until is null or d.call_until < db_now())`;
+
 /** Tried before and its fate unknown: it is looked for first, and that call may have to rest. */
 const IN_DOUBT = `d.try_count > 0 and d.next_call in ('post', 'attach')`;
 
@@ -104,7 +118,7 @@ export async function claimDue(
                select d.workspace_id, d.delivery_id, d.priority, d.next_try_at from deliveries d
                where d.status = 'due' and d.workspace_id = l.workspace_id and d.place = l.place and d.next_call = l.next_call
                  and d.priority = l.priority and d.next_try_at <= (select now from moment)
-                 and claim_is_open(d.claimed_by, d.claimed_until)
+                 and ${IS_OPEN}
                  and not (${IN_DOUBT} and coalesce(l.find_until > (select now from moment), false))
                order by d.next_try_at, d.delivery_id
                -- One at a time where a pace is kept: the next one waits for the next beat anyway.
@@ -117,19 +131,20 @@ export async function claimDue(
              limit case when exists (select 1 from resting) then 1 else $4::int end),
            -- Locked by key, one by one: statistics of a table that empties and fills make a join look at every row that is due.
            due as (
-             select held.workspace_id, held.delivery_id from picked c cross join lateral (
-               select d.workspace_id, d.delivery_id, d.status, d.claimed_by, d.claimed_until from deliveries d
-               where d.workspace_id = c.workspace_id and d.delivery_id = c.delivery_id limit 1 for update skip locked) held
-             where held.status = 'due' and claim_is_open(held.claimed_by, held.claimed_until)),
+             select d.workspace_id, d.delivery_id from picked c cross join lateral (
+               select h.workspace_id, h.delivery_id, h.status, h.claimed_by, h.claimed_until, h.call_until from deliveries h
+               where h.workspace_id = c.workspace_id and h.delivery_id = c.delivery_id limit 1 for update skip locked) d
+             where d.status = 'due' and ${IS_OPEN}),
            claimed as (
              update deliveries d set claimed_by = $3, claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond',
                try_count = d.try_count + 1
              from due where d.workspace_id = due.workspace_id and d.delivery_id = due.delivery_id
              returning d.workspace_id, d.delivery_id, d.view_kind, d.subject_id, d.content, d.target, d.priority, d.place, d.next_call,
                d.form, d.filed, d.wanted_version, d.shown_version, d.ts, d.try_count, d.claimed_until::text as claim, d.next_try_at,
+               d.created_at, case when d.call_until > db_now() then d.call_until::text end as doubt_until,
                exists (select 1 from resting r where r.workspace_id = d.workspace_id) as is_probe)
            select workspace_id, delivery_id, view_kind, subject_id, content, target, priority, place, next_call, form, filed,
-             wanted_version, shown_version, ts, try_count, claim, is_probe
+             wanted_version, shown_version, ts, try_count, claim, is_probe, created_at, doubt_until
            from claimed order by priority, next_try_at, delivery_id`,
     values: [[...inFlight.keys()], [...inFlight.values()], workerId, count],
   });
@@ -162,14 +177,18 @@ export async function msUntilDue(db: Queryable, inFlight: InFlight): Promise<num
 }
 
 /**
- * Holds the row for the one call that comes now, and takes the channel's beat for progress. `not_mine`: somebody else has the row meanwhile,
- * or may have it any moment because this worker's lease has run out. `paused`: the call must rest. Then nothing may be sent.
+ * Holds the row for the one call that comes now, and takes the channel's beat for progress. `held`: nobody else gets the row before that call
+ * can have no effect any more, whatever becomes of this worker; the caller makes it at once. `not_mine`: somebody else has the row meanwhile,
+ * or may have it any moment because this worker's lease has run out. `paused`: the call must rest, or the answer came so late that it may not
+ * be made any more. Then nothing may be sent.
  */
 export async function renew(
   db: Queryable,
   row: DeliveryRow,
   call: Call,
 ): Promise<'held' | 'paused' | 'not_mine'> {
+  // Not the monotonic clock, which stands still while a machine sleeps.
+  const askedAt = Date.now();
   const { rows } = await db.query<{ claim: string | null; paused: boolean }>({
     name: 'delivery_renew',
     text: `with paused as materialized (
@@ -182,7 +201,8 @@ export async function renew(
              on conflict (workspace_id, place, call) do update set until = excluded.until where p.until <= db_now()
              returning 1),
            held as (
-             update deliveries set claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond'
+             update deliveries set claimed_until = db_now() + ${CLAIM_MS} * interval '1 millisecond',
+               call_until = case when $5 = 'find' then call_until else db_now() + ${CALL_MS} * interval '1 millisecond' end
              where workspace_id = $1 and delivery_id = $2 and claimed_until = $3::timestamptz and not claim_is_open(claimed_by, 'infinity')
                and not exists (select 1 from paused) and (not $7 or exists (select 1 from beat))
              returning claimed_until::text as claim)
@@ -201,14 +221,15 @@ export async function renew(
   const [held] = rows;
   if (held?.claim) {
     row.claim = held.claim;
-    return 'held';
+    return Date.now() - askedAt > START_MS ? 'paused' : 'held';
   }
   return held?.paused === true ? 'paused' : 'not_mine';
 }
 
 /**
  * Slack has the message as it was wanted when the row was claimed; what was asked for since is due at once. False when the claim was
- * somebody else's. A card is drawn once more a while after each change, and again as long as its request is open.
+ * somebody else's (see `lostAfterCall`). A card is drawn once more a while after each change, and again as long as its request is open;
+ * any message, once no earlier call can still draw over it.
  */
 export async function settle(
   db: Queryable,
@@ -220,36 +241,74 @@ export async function settle(
     name: 'delivery_settle',
     text: `update deliveries d set ts = coalesce($4, ts), shown_version = $5, claimed_by = null, claimed_until = null, try_count = 0,
              last_error = null, filed = $6, status = case when wanted_version > $5 then 'due' else 'settled' end, next_try_at = db_now(),
-             refresh_at = case when view_kind = 'approval' and (shown_version < $5 or exists (select 1 from approval_requests r
+             call_until = null, refresh_at = case when $7::timestamptz is not null and coalesce($4, ts) is not null then $7::timestamptz
+               when view_kind = 'approval' and (shown_version < $5 or exists (select 1 from approval_requests r
                  where r.workspace_id = d.workspace_id and r.request_id = d.subject_id and r.status = 'pending'))
                then db_now() + ${REFRESH_MS} * interval '1 millisecond' end
            where workspace_id = $1 and delivery_id = $2 and claimed_until = $3::timestamptz`,
-    values: [row.workspace_id, row.delivery_id, row.claim, ts, row.wanted_version, filed],
+    values: [row.workspace_id, row.delivery_id, row.claim, ts, row.wanted_version, filed, row.doubt_until],
   });
   return rowCount === 1;
+}
+
+/**
+ * A call was made for this row, and somebody else had it before its end was recorded (a process that was frozen): what Slack shows may be
+ * older than what they drew, so it is drawn once more. `posted`: the message that was made; true when it is not the row's and has to go. It
+ * becomes the row's own when that knows of none yet: whoever is posting then is told the same.
+ */
+export async function lostAfterCall(
+  db: Queryable,
+  row: DeliveryRow,
+  posted: string | null,
+): Promise<boolean> {
+  const { rows } = await db.query<{ ts: string }>({
+    text: `update deliveries set wanted_version = wanted_version + 1, status = 'due', ts = coalesce(ts, $3::text),
+             claimed_by = case when ts is not null then claimed_by end, claimed_until = case when ts is not null then claimed_until end,
+             next_try_at = case when status = 'settled' then db_now() else next_try_at end
+           where workspace_id = $1 and delivery_id = $2 and status <> 'refused' and (ts is not null or $3::text is not null)
+           returning ts`,
+    values: [row.workspace_id, row.delivery_id, posted],
+  });
+  if (rows.length > 0) await ring(db, 'delivery');
+  return posted !== null && rows[0]?.ts !== posted;
 }
 
 /** The message takes no edit any more and shows what it should: nothing is left to do for it until its state changes. */
 export async function leaveStanding(db: Queryable, row: DeliveryRow): Promise<void> {
   await db.query({
-    text: `update deliveries set claimed_by = null, claimed_until = null, try_count = 0, refresh_at = null,
+    text: `update deliveries set claimed_by = null, claimed_until = null, try_count = 0, refresh_at = null, call_until = null,
              status = case when wanted_version > shown_version then 'due' else 'settled' end
            where workspace_id = $1 and delivery_id = $2 and claimed_until = $3::timestamptz`,
     values: [row.workspace_id, row.delivery_id, row.claim],
   });
 }
 
-/** The call failed: the row is tried again after `waitMs`, and if it may stand in Slack already, looked for first. */
+/**
+ * The call failed: the row is tried again after `waitMs`, and if it may stand in Slack already, looked for first. `isOver`: nothing of the call
+ * can still come. False when the claim was somebody else's (see `lostAfterCall`).
+ */
 export async function retryLater(
   db: Queryable,
   row: DeliveryRow,
   message: string,
   waitMs: number,
-): Promise<void> {
-  await db.query({
-    text: `update deliveries set claimed_by = null, claimed_until = null, last_error = $4, next_try_at = db_now() + $5 * interval '1 millisecond'
+  isOver: boolean,
+): Promise<boolean> {
+  const { rowCount } = await db.query({
+    text: `update deliveries set claimed_by = null, claimed_until = null, last_error = $4, next_try_at = db_now() + $5 * interval '1 millisecond',
+             call_until = case when $6::boolean then $7::timestamptz else call_until end
            where workspace_id = $1 and delivery_id = $2 and claimed_until = $3::timestamptz`,
-    values: [row.workspace_id, row.delivery_id, row.claim, message, waitMs],
+    values: [row.workspace_id, row.delivery_id, row.claim, message, waitMs, isOver, row.doubt_until],
+  });
+  return rowCount === 1;
+}
+
+/** It is not there, but an earlier call may still bring it: looked for again when none can. */
+export async function waitOutDoubt(db: Queryable, row: DeliveryRow): Promise<void> {
+  await db.query({
+    text: `update deliveries set claimed_by = null, claimed_until = null, try_count = try_count - 1, next_try_at = $4::timestamptz
+           where workspace_id = $1 and delivery_id = $2 and claimed_until = $3::timestamptz`,
+    values: [row.workspace_id, row.delivery_id, row.claim, row.doubt_until],
   });
 }
 
@@ -257,9 +316,9 @@ export async function retryLater(
 export async function release(db: Queryable, row: DeliveryRow, message: string | null): Promise<void> {
   await db.query({
     text: `update deliveries set claimed_by = null, claimed_until = null, try_count = greatest(try_count - 1, 0), ts = $5,
-             last_error = coalesce($4, last_error)
+             last_error = coalesce($4, last_error), call_until = $6::timestamptz
            where workspace_id = $1 and delivery_id = $2 and claimed_until = $3::timestamptz`,
-    values: [row.workspace_id, row.delivery_id, row.claim, message, row.ts],
+    values: [row.workspace_id, row.delivery_id, row.claim, message, row.ts, row.doubt_until],
   });
 }
 
