@@ -6,10 +6,17 @@
  * that place by every process and is no try that counts; what is refused for good is not retried (refusals.ts).
  */
 import { createHash } from 'node:crypto';
-import { CountersignError, DeliveryRefused, hasCode, type RefusedFor, toStoredError } from '../errors.ts';
+import {
+  CountersignError,
+  DeliveryAnswered,
+  DeliveryRefused,
+  hasCode,
+  type RefusedFor,
+  toStoredError,
+} from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { JsonObject, Tx, WorkspaceId } from '../types.ts';
-import type { FullView, MessageView, Messenger, NoteReason, ReceiptView } from '../views.ts';
+import type { FullView, MessageView, Messenger, NoteReason, ReceiptView, WholeText } from '../views.ts';
 import { owe, PRIORITY } from './deliveries.ts';
 import {
   type Call,
@@ -37,6 +44,8 @@ const SLOTS = 10;
 /** What a lost ring left behind is found at this pace, and what stands is looked after (FAULTS: repaired within 60 s). */
 const SWEEP_MS = 10_000;
 const FIRST_BACKOFF_MS = 1_000;
+/** Tries after which a word of Slack's that nobody knows, met twice in a row, is taken to be its last: some two minutes. */
+const MAX_ANSWERED_TRIES = 8;
 /** While there is much to send, what stands is not looked after at every turn. */
 const LOOK_AFTER_MS = 1_000;
 
@@ -112,8 +121,7 @@ async function deliver(options: DeliveryOptions, row: DeliveryRow): Promise<void
     if (sent === 'paused') return await release(database, row, null);
     if (sent === 'may_still_come') return await waitOutDoubt(database, row);
     if (sent === 'not_mine') return log.info(about, 'a delivery went to another worker');
-    if (row.is_probe && (await database.transaction((tx) => slackRegained(tx, row.workspace_id))))
-      log.info(about, 'Slack takes the token again');
+    if (sent.made !== null) await taken(options, row);
     if (await settleWith(options, row, sent.ts, sent.view)) return;
     log.info(about, 'a delivery went to another worker');
     if (sent.made !== null) await lost(options, row, sent.made === 'post' ? sent.ts : null);
@@ -121,6 +129,12 @@ async function deliver(options: DeliveryOptions, row: DeliveryRow): Promise<void
     const { call, error } = thrown instanceof Failed ? thrown : { call: row.next_call, error: thrown };
     await failed(options, row, call, error);
   }
+}
+
+/** Slack took a call of ours. */
+async function taken({ database, log }: DeliveryOptions, row: DeliveryRow): Promise<void> {
+  if (row.is_probe && (await database.transaction((tx) => slackRegained(tx, row.workspace_id))))
+    log.info({ deliveryId: row.delivery_id }, 'Slack takes the token again');
 }
 
 /** A call was made and the row is somebody else's by now: the newest state is drawn once more, and a second copy goes. */
@@ -141,7 +155,9 @@ async function failed(options: DeliveryOptions, row: DeliveryRow, call: Call, er
   const { database, log, adminsOf } = options;
   const about = { deliveryId: row.delivery_id, view: row.view_kind, call };
   const stored = toStoredError(error);
-  if (hasCode(error, 'DELIVERY_REFUSED')) {
+  const isAnswered = error instanceof DeliveryAnswered;
+  const isLastWord = isAnswered && row.try_count >= MAX_ANSWERED_TRIES && row.last_error === stored.message;
+  if (isLastWord || hasCode(error, 'DELIVERY_REFUSED')) {
     const refusedFor: RefusedFor = error instanceof DeliveryRefused ? error.refusedFor : 'place';
     if (refusedFor === 'credential') {
       const isNews = await database.transaction((tx) => slackLost(tx, row.workspace_id, stored.message));
@@ -176,7 +192,7 @@ async function failed(options: DeliveryOptions, row: DeliveryRow, call: Call, er
   }
   const waitMs = pauseMs(FIRST_BACKOFF_MS, row.try_count, undefined);
   log.warn({ ...about, error: stored, waitMs }, 'delivery failed, will be retried');
-  if (!(await retryLater(database, row, stored.message, waitMs, false)) && call === 'update')
+  if (!(await retryLater(database, row, stored.message, waitMs, isAnswered)) && call === 'update')
     await lost(options, row, null);
 }
 
@@ -189,6 +205,11 @@ async function ask<T>(call: Call, made: Promise<T>): Promise<T> {
   } catch (error) {
     throw new Failed(call, error);
   }
+}
+
+function find(messenger: Messenger, row: DeliveryRow): Promise<string | null> {
+  const since = new Date(Date.now() - Math.max(0, row.age_ms));
+  return ask('find', messenger.find(row.workspace_id, row.delivery_id, row.target, since));
 }
 
 async function send(options: DeliveryOptions, row: DeliveryRow): Promise<Sent> {
@@ -204,7 +225,9 @@ async function send(options: DeliveryOptions, row: DeliveryRow): Promise<Sent> {
   if (view === null) return { ts: row.ts, view, made: null };
   // Tried before and its fate unknown: it may be standing there already.
   if (row.ts === null && row.try_count > 1) {
-    row.ts = await ask('find', messenger.find(workspace_id, delivery_id, target));
+    const held = await renew(database, row, 'find');
+    if (held !== 'held') return held;
+    row.ts = await find(messenger, row);
     if (row.ts === null && row.next_call === 'post' && row.doubt_until !== null) return 'may_still_come';
   }
   const { ts } = row;
@@ -228,12 +251,13 @@ async function sendFile(options: DeliveryOptions, row: DeliveryRow): Promise<Sen
   const { messenger, database } = options;
   const { workspace_id, delivery_id, target } = row;
   if (row.try_count > 1) {
-    const found = await ask('find', messenger.find(workspace_id, delivery_id, target));
-    if (found !== null) return { ts: null, view: null, made: null };
+    const held = await renew(database, row, 'find');
+    if (held !== 'held') return held;
+    if ((await find(messenger, row)) !== null) return { ts: null, view: null, made: null };
     if (row.doubt_until !== null) return 'may_still_come';
   }
   const view = await viewOf(options, row);
-  const whole = view && messenger.whole(view);
+  const whole = wholeOf(options, row, view);
   if (whole === null) return { ts: null, view: null, made: null };
   const held = await renew(database, row, 'attach');
   if (held !== 'held') return held;
@@ -293,14 +317,29 @@ interface FileContent {
   );
 }
 
+/** A text that cannot be written down is missing beside its message; it must not keep the message from being recorded. */
+function wholeOf(
+  { messenger, log }: DeliveryOptions,
+  row: DeliveryRow,
+  view: MessageView | null,
+): WholeText | null {
+  try {
+    return view && messenger.whole(view);
+  } catch (error) {
+    log.error({ deliveryId: row.delivery_id, error: toStoredError(error) }, 'a file cannot be drawn');
+    return null;
+  }
+}
+
 /** Records the row as sent and, with that, owes the file of what the message does not show whole: once for each text. */
 async function settleWith(
-  { database, messenger }: DeliveryOptions,
+  options: DeliveryOptions,
   row: DeliveryRow,
   ts: string | null,
   view: MessageView | null,
 ): Promise<boolean> {
-  const whole = view && messenger.whole(view);
+  const { database } = options;
+  const whole = wholeOf(options, row, view);
   if (whole === null) return settle(database, row, ts, row.filed);
   const filed = createHash('sha256').update(whole.content).digest('hex');
   if (filed === row.filed) return settle(database, row, ts, filed);

@@ -32,8 +32,6 @@ const PROGRESS_EVERY_MS = 1_100;
 const MAX_PAUSE_MS = 3_600_000;
 /** While Slack refuses the token nothing is tried but one message after each of these. */
 const TOKEN_REST_MS = 120_000;
-/** How long that one message has. */
-const PROBE_MS = 15_000;
 /** A card that stands for an open request is drawn again after this, and any other once. With REFRESH_EVERY_MS: within 60 s. */
 const REFRESH_MS = 40_000;
 /** At most so many cards are drawn again per turn, in all processes: 30 a minute, of the 50 and more that Slack grants (tier 3). */
@@ -60,11 +58,15 @@ export interface DeliveryRow {
   shown_version: number;
   ts: string | null;
   try_count: number;
-  created_at: Date;
+  /** Milliseconds since it was owed, when it was claimed. */
+  age_ms: number;
+  last_error: string | null;
   /** Until then an earlier call whose end nobody knows may still reach Slack; null when none can. */
   doubt_until: string | null;
   /** What tells this claim from any later one of the same row; changes when it is renewed. */
   claim: string;
+  /** Set when the channel's beat for progress has been taken for this try. */
+  has_beat?: boolean;
   /** Tried although Slack refuses the token, to see whether it still does. */
   is_probe: boolean;
 }
@@ -141,17 +143,17 @@ export async function claimDue(
              from due where d.workspace_id = due.workspace_id and d.delivery_id = due.delivery_id
              returning d.workspace_id, d.delivery_id, d.view_kind, d.subject_id, d.content, d.target, d.priority, d.place, d.next_call,
                d.form, d.filed, d.wanted_version, d.shown_version, d.ts, d.try_count, d.claimed_until::text as claim, d.next_try_at,
-               d.created_at, case when d.call_until > db_now() then d.call_until::text end as doubt_until,
+               extract(epoch from db_now() - d.created_at)::float8 * 1000 as age_ms, d.last_error, case when d.call_until > db_now() then d.call_until::text end as doubt_until,
                exists (select 1 from resting r where r.workspace_id = d.workspace_id) as is_probe)
            select workspace_id, delivery_id, view_kind, subject_id, content, target, priority, place, next_call, form, filed,
-             wanted_version, shown_version, ts, try_count, claim, is_probe, created_at, doubt_until
+             wanted_version, shown_version, ts, try_count, claim, is_probe, age_ms, last_error, doubt_until
            from claimed order by priority, next_try_at, delivery_id`,
     values: [[...inFlight.keys()], [...inFlight.values()], workerId, count],
   });
   for (const row of rows)
     if (row.is_probe)
       await db.query({
-        text: `update delivery_pauses set until = greatest(until, db_now() + ${PROBE_MS} * interval '1 millisecond')
+        text: `update delivery_pauses set until = greatest(until, db_now() + ${TOKEN_REST_MS} * interval '1 millisecond')
                where workspace_id = $1 and place = '*' and call = '*'`,
         values: [row.workspace_id],
       });
@@ -177,7 +179,7 @@ export async function msUntilDue(db: Queryable, inFlight: InFlight): Promise<num
 }
 
 /**
- * Holds the row for the one call that comes now, and takes the channel's beat for progress. `held`: nobody else gets the row before that call
+ * Holds the row for the one call that comes now, and takes the channel's beat for progress: once for a look and the post after it. `held`: nobody else gets the row before that call
  * can have no effect any more, whatever becomes of this worker; the caller makes it at once. `not_mine`: somebody else has the row meanwhile,
  * or may have it any moment because this worker's lease has run out. `paused`: the call must rest, or the answer came so late that it may not
  * be made any more. Then nothing may be sent.
@@ -215,12 +217,13 @@ export async function renew(
       row.place,
       call,
       row.is_probe,
-      row.priority === PRIORITY.progress && call !== 'find',
+      row.priority === PRIORITY.progress && row.has_beat !== true,
     ],
   });
   const [held] = rows;
   if (held?.claim) {
     row.claim = held.claim;
+    row.has_beat = true;
     return Date.now() - askedAt > START_MS ? 'paused' : 'held';
   }
   return held?.paused === true ? 'paused' : 'not_mine';
