@@ -30,6 +30,7 @@ import {
   release,
   renew,
   retryLater,
+  SLOTS,
   settle,
   waitOutDoubt,
 } from './delivery-queue.ts';
@@ -39,8 +40,6 @@ import { slackLost, slackRegained } from './installation.ts';
 import { type Loop, pauseMs, startLoop } from './loop.ts';
 import { type AdminsOf, refused } from './refusals.ts';
 
-/** Messages on their way at once: as many calls to Slack may hang before another card waits for them. */
-const SLOTS = 10;
 /** What a lost ring left behind is found at this pace, and what stands is looked after (FAULTS: repaired within 60 s). */
 const SWEEP_MS = 10_000;
 const FIRST_BACKOFF_MS = 1_000;
@@ -172,6 +171,8 @@ async function failed(options: DeliveryOptions, row: DeliveryRow, call: Call, er
     // Workspaces may close messages for edits after a while. One that says what it should may well stand.
     if (refusedFor === 'fixed' && row.shown_version === row.wanted_version)
       return leaveStanding(database, row);
+    // A refusal of the place is an answer to us: the token works.
+    if (refusedFor !== 'message') await taken(options, row);
     const next = await refused(database, adminsOf ?? nobody, row, refusedFor, stored.message);
     log.error(
       { ...about, error: stored.message, next, ...(row.subject_id ? { subjectId: row.subject_id } : {}) },

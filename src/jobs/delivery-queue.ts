@@ -5,7 +5,8 @@
  * Invariants. A row is sent by whoever holds its claim at that moment, and stays closed for as long as that call may last, whatever has become
  * of the worker. Rows wait in lanes (workspace, place, call, priority): a pause that
  * Slack asked for one call in one place holds back those lanes in every process, and nothing else. Progress goes at one pace per
- * channel, whatever number of tasks run there; nothing else waits for that. One place never takes more than a few slots of a process.
+ * channel, whatever number of tasks run there; nothing else waits for that. One place never takes more than a few slots of a process, and
+ * whatever is no decision leaves some of them free.
  * The cost of a look grows with the lanes, not with the rows that wait in them.
  */
 import type { JsonObject, Queryable, WorkspaceId } from '../types.ts';
@@ -26,6 +27,11 @@ const CALL_MS = 25_000;
 const START_MS = 2_000;
 /** Calls of one process on their way into one place: as many may hang there while the others go on. */
 const PLACE_SLOTS = 3;
+/** Messages on their way at once in one process: as many calls to Slack may hang before another card waits for them. */
+export const SLOTS = 10;
+/** Of these, what only decisions may take: progress and files that hang leave them their turn. */
+const KEPT_PLACE_SLOTS = 1;
+const KEPT_SLOTS = 2;
 /** From one progress message or edit in a channel to the next. Slack's own limit is about one message a second. */
 const PROGRESS_EVERY_MS = 1_100;
 /** Longest pause that Slack is believed to mean: a broken header must not silence a channel for a day. */
@@ -86,12 +92,14 @@ const LANES = `recursive lane as (
       order by d.workspace_id, d.place, d.next_call, d.priority limit 1) n),
   moment as materialized (select db_now() as now),
   lanes as materialized (
-    select l.*, ${PLACE_SLOTS} - coalesce(f.count, 0) as room,
+    select l.*, ${PLACE_SLOTS} - coalesce(f.count, 0) - case when l.priority > ${PRIORITY.decision} then ${KEPT_PLACE_SLOTS} else 0 end as room,
+      ${SLOTS} - busy.count - case when l.priority > ${PRIORITY.decision} then ${KEPT_SLOTS} else 0 end as free,
       (select max(p.until) from delivery_pauses p
        where p.workspace_id = l.workspace_id and ((p.place = l.place and p.call = l.next_call) or (p.place = '*' and p.call = '*')
          or (l.priority = ${PRIORITY.progress} and p.place = l.place and p.call = 'progress'))) as until,
       (select p.until from delivery_pauses p where p.workspace_id = l.workspace_id and p.place = l.place and p.call = 'find') as find_until
-    from lane l left join unnest($1::text[], $2::int[]) f (place, count) on f.place = l.place)`;
+    from lane l cross join (select coalesce(sum(c), 0)::int as count from unnest($2::int[]) c) busy
+    left join unnest($1::text[], $2::int[]) f (place, count) on f.place = l.place)`;
 
 /** Nobody has it, or whoever had it can do nothing with it any more: a call that was begun is waited for, though its worker may be gone. */
 const IS_OPEN = `claim_is_open(d.claimed_by, d.claimed_until)
@@ -114,7 +122,7 @@ export async function claimDue(
     name: 'delivery_claim',
     text: `with ${LANES},
            candidates as (
-             select d.workspace_id, d.delivery_id, d.priority, d.next_try_at, l.room,
+             select d.workspace_id, d.delivery_id, d.priority, d.next_try_at, l.room, l.free,
                row_number() over (partition by l.workspace_id, l.place order by d.priority, d.next_try_at, d.delivery_id) as nth
              from lanes l cross join lateral (
                select d.workspace_id, d.delivery_id, d.priority, d.next_try_at from deliveries d
@@ -128,8 +136,10 @@ export async function claimDue(
              where l.room > 0 and not coalesce(l.until > (select now from moment), false)),
            resting as materialized (select workspace_id from delivery_pauses where place = '*' and call = '*'),
            picked as materialized (
-             select workspace_id, delivery_id from candidates where nth <= room and not claim_is_open($3, 'infinity')
-             order by priority, next_try_at, delivery_id
+             select workspace_id, delivery_id from (
+               select *, row_number() over (order by priority, next_try_at, delivery_id) as turn
+               from candidates where nth <= room and not claim_is_open($3, 'infinity')) c
+             where turn <= free order by turn
              limit case when exists (select 1 from resting) then 1 else $4::int end),
            -- Locked by key, one by one: statistics of a table that empties and fills make a join look at every row that is due.
            due as (
@@ -172,7 +182,7 @@ export async function msUntilDue(db: Queryable, inFlight: InFlight): Promise<num
                where d.status = 'due' and d.workspace_id = l.workspace_id and d.place = l.place and d.next_call = l.next_call
                  and d.priority = l.priority
                order by d.next_try_at limit 50) d) next
-           where l.room > 0`,
+           where l.room > 0 and l.free > 0`,
     values: [[...inFlight.keys()], [...inFlight.values()]],
   });
   return rows[0]?.ms ?? undefined;

@@ -43,10 +43,18 @@ interface Worker {
   readonly post?: (subjectId: string) => Promise<void>;
   readonly update?: () => Promise<void>;
   readonly database?: Database;
+  readonly whole?: Messenger['whole'];
 }
 
 /** A process that sends: it lives until the file ends. Its Slack does what the test says. */
-async function work({ name, view, post, update, database = base.db }: Worker): Promise<string> {
+async function work({
+  name,
+  view,
+  post,
+  update,
+  database = base.db,
+  whole = () => null,
+}: Worker): Promise<string> {
   const workerId = randomUUIDv7();
   await base.db.query({
     text: `insert into workers (worker_id, pid, lease_until) values ($1, 1, 'infinity')`,
@@ -70,7 +78,7 @@ async function work({ name, view, post, update, database = base.db }: Worker): P
     async remove(_workspaceId, _channelId, ts) {
       removed.push(ts);
     },
-    whole: () => null,
+    whole,
   };
   loops.push(
     startDeliveries({
@@ -267,6 +275,48 @@ test('a post whose answer was lost is looked for at once, and made anew only whe
 
   expect(looks).toBe(2);
   expect(posts.filter((post) => post.subjectId === subjectId)).toHaveLength(2);
+});
+
+test('progress in doubt is looked for only when its channel lets it be sent', async () => {
+  const drawn = Promise.withResolvers<void>();
+  let draws = 0;
+  await work({
+    name: 'only',
+    view: async () => {
+      draws += 1;
+      if (draws === 2) await drawn.promise;
+    },
+    post: () => (posts.length === 1 ? Promise.reject(new Error('no answer within 10 s')) : Promise.resolve()),
+  });
+  const channel = 'CBUSY';
+  const subjectId = await oweOne(PRIORITY.progress, channel);
+  await until('the second try', async () => draws === 2);
+  // Another process was faster.
+  await base.db.query({
+    text: `update delivery_pauses set until = db_now() + interval '20 seconds' where place = $1 and call = 'progress'`,
+    values: [channel],
+  });
+  drawn.resolve();
+  await until('it to be let go', async () => (await rowOf(subjectId)).try_count === 1);
+  expect(looks).toBe(0);
+
+  await base.setClock('26 seconds');
+  await oweOne();
+  await settled(subjectId);
+  expect(looks).toBe(1);
+});
+
+test('a message is recorded though the file beside it cannot be written down', async () => {
+  await work({
+    name: 'only',
+    whole: () => {
+      throw new Error('of another shape');
+    },
+  });
+
+  await settled(await oweOne(PRIORITY.decision));
+
+  expect(posts).toHaveLength(1);
 });
 
 test('an edit that comes after a newer one, from a worker that had lost the row, is drawn over', async () => {
