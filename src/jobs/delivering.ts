@@ -208,6 +208,11 @@ async function ask<T>(call: Call, made: Promise<T>): Promise<T> {
   }
 }
 
+/** Shown to its reader alone, so that it cannot be looked for. In a direct message everything can. */
+function isPrivate({ target }: DeliveryRow): boolean {
+  return target.to === 'person' && target.channelId !== target.userId;
+}
+
 function find(messenger: Messenger, row: DeliveryRow): Promise<string | null> {
   const since = new Date(Date.now() - Math.max(0, row.age_ms));
   return ask('find', messenger.find(row.workspace_id, row.delivery_id, row.target, since));
@@ -225,11 +230,12 @@ async function send(options: DeliveryOptions, row: DeliveryRow): Promise<Sent> {
   const view = await viewOf(options, row);
   if (view === null) return { ts: row.ts, view, made: null };
   // Tried before and its fate unknown: it may be standing there already.
-  if (row.ts === null && row.try_count > 1) {
-    const held = await renew(database, row, 'find');
+  if (row.ts === null && row.try_count > 1 && !isPrivate(row)) {
+    // Notes keep no pace, and their lane knows no pause of looking: let go, they would be taken again at once.
+    const held = row.next_call === 'note' ? 'held' : await renew(database, row, 'find');
     if (held !== 'held') return held;
     row.ts = await find(messenger, row);
-    if (row.ts === null && row.next_call === 'post' && row.doubt_until !== null) return 'may_still_come';
+    if (row.ts === null && row.doubt_until !== null) return 'may_still_come';
   }
   const { ts } = row;
   if (ts === null) {

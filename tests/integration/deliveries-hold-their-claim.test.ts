@@ -319,6 +319,50 @@ test('a message is recorded though the file beside it cannot be written down', a
   expect(posts).toHaveLength(1);
 });
 
+test('a private note waits for no look, which nobody can make', async () => {
+  const target = { to: 'person', channelId: 'CNOTE', threadTs: null, userId: 'U1' } as const;
+  await base.db.query({
+    text: `insert into delivery_pauses (workspace_id, place, call, until) values ($1, 'CNOTE', 'find', 'infinity')`,
+    values: [WORKSPACE],
+  });
+  await work({
+    name: 'only',
+    post: () => (posts.length === 1 ? Promise.reject(new Error('no answer within 10 s')) : Promise.resolve()),
+  });
+  const subjectId = randomUUIDv7();
+  const owed = {
+    workspaceId: WORKSPACE,
+    viewKind: 'task',
+    subjectId,
+    target,
+    priority: PRIORITY.decision,
+  } as const;
+  await base.db.transaction((tx) => owe(tx, owed));
+
+  await settled(subjectId);
+
+  expect(posts).toHaveLength(2);
+  expect(looks).toBe(0);
+});
+
+test('a note in a direct message is looked for like any other message', async () => {
+  const target = { to: 'person', channelId: 'U1', threadTs: null, userId: 'U1' } as const;
+  await work({ name: 'only', post: () => Promise.reject(new Error('no answer within 10 s')) });
+  const subjectId = randomUUIDv7();
+  const owed = {
+    workspaceId: WORKSPACE,
+    viewKind: 'task',
+    subjectId,
+    target,
+    priority: PRIORITY.decision,
+  } as const;
+  await base.db.transaction((tx) => owe(tx, owed));
+
+  await until('the look', async () => looks === 1);
+  await until('it to wait', async () => (await rowOf(subjectId)).wait_ms > 10_000);
+  expect(posts).toHaveLength(1);
+});
+
 test('an edit that comes after a newer one, from a worker that had lost the row, is drawn over', async () => {
   const held = Promise.withResolvers<void>();
   let hanging = false;
