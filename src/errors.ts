@@ -112,6 +112,13 @@ export class DeliveryRefused extends CountersignError {
   }
 }
 
+/** DELIVERY_FAILED because Slack answered with a word that nobody knows: nothing of that call can come any more, and another may or may not pass. */
+export class DeliveryAnswered extends CountersignError {
+  constructor(message: string, cause?: unknown) {
+    super('DELIVERY_FAILED', message, { cause });
+  }
+}
+
 /** True for a `CountersignError` with exactly this code. */
 export function hasCode(error: unknown, code: ErrorCode): error is CountersignError {
   return error instanceof CountersignError && error.code === code;

@@ -54,6 +54,8 @@ export const ACK_ACQUIRE_MS = 5_000;
 export const CONNECTIONS = 16;
 /** Together below the 25 s after which the process ends whatever is left (FAULTS). */
 const STOP_WORK_MS = 16_000;
+/** Part of STOP_WORK_MS: one call to Slack and its record. */
+const STOP_SENDING_MS = 11_000;
 const STOP_REST_MS = 3_000;
 /** After this the product runs on without a connection to Slack, not ready, and keeps trying. */
 const FIRST_GREETING_MS = 30_000;
@@ -274,15 +276,20 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
 
   // Side by side under one bound: a slow Slack and a slow step must not add up past the time a process is given to end.
   const stop = async (): Promise<void> => {
+    const endsAt = performance.now() + STOP_WORK_MS;
+    // The engine gives our lease back, on which our claims on messages rest: what is on its way to Slack comes to its end before.
+    const stopEngine = Promise.allSettled([within(STOP_SENDING_MS, deliveries.stop())]).then(() =>
+      engine.stop(endsAt - performance.now()),
+    );
     await Promise.allSettled([
       within(STOP_WORK_MS, receiver.stop()),
       within(STOP_WORK_MS, sockets?.stop() ?? Promise.resolve()),
       within(STOP_WORK_MS, inbox.stop()),
       within(STOP_WORK_MS, pruning.stop()),
       within(STOP_WORK_MS, schedules.stop()),
-      engine.stop(STOP_WORK_MS),
+      stopEngine,
     ]);
-    await Promise.allSettled([within(STOP_REST_MS, deliveries.stop()), within(STOP_REST_MS, sealer.stop())]);
+    await Promise.allSettled([within(STOP_REST_MS, sealer.stop())]);
     await Promise.allSettled([
       within(STOP_REST_MS, ackDatabase.close()),
       within(STOP_REST_MS, database.close()),

@@ -286,18 +286,27 @@ export type DeliveryTarget =
 
 /**
  * Slack as jobs see it. Implemented by bot. Every method that calls Slack throws DELIVERY_FAILED (retryable, with `retryAfterMs`
- * when Slack asks for a pause) or DELIVERY_REFUSED (terminal, a `DeliveryRefused` that says why); none retries by itself.
+ * when Slack asks for a pause, a `DeliveryAnswered` when it answers what nobody knows) or DELIVERY_REFUSED (terminal, a `DeliveryRefused` that says why); none retries by itself. Each ends
+ * within 20 s, whatever it consists of, and leaves nothing under way that it would begin later.
  */
 export interface Messenger {
-  /** Posts once and returns the ts (null for a private note). `deliveryId` goes into the message metadata. */
+  /** Posts once and returns the ts (null for a private note). `deliveryId` goes into the message metadata. A view that cannot be drawn is refused (`message`). */
   post(
     workspaceId: WorkspaceId,
     deliveryId: string,
     target: DeliveryTarget,
     view: MessageView,
   ): Promise<string | null>;
-  /** Finds an earlier post or file of this delivery by its id: its ts, or null. */
-  find(workspaceId: WorkspaceId, deliveryId: string, target: DeliveryTarget): Promise<string | null>;
+  /**
+   * Finds an earlier post or file of this delivery by its id: its ts, or null when there is none of `since` or later. Throws DELIVERY_FAILED
+   * when it could not see all of that in its time.
+   */
+  find(
+    workspaceId: WorkspaceId,
+    deliveryId: string,
+    target: DeliveryTarget,
+    since: Date,
+  ): Promise<string | null>;
   /** Redraws a posted message. Repeatable. */
   update(
     workspaceId: WorkspaceId,
@@ -306,6 +315,8 @@ export interface Messenger {
     ts: string,
     view: MessageView,
   ): Promise<void>;
+  /** Removes a posted message; already gone is success. */
+  remove(workspaceId: WorkspaceId, channelId: string, ts: string): Promise<void>;
   /** The text that `view` cuts, or null when the message shows all of it, or its Details do. Pure. */
   whole(view: MessageView): WholeText | null;
   /** Puts a file into the place of `target`, its name made from `deliveryId`, by which `find` finds it. */

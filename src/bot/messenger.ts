@@ -9,9 +9,9 @@
 import type { ModalView } from '@slack/types';
 import type { WebClient } from '@slack/web-api';
 import { z } from 'zod';
-import { CountersignError } from '../errors.ts';
+import { CountersignError, DeliveryRefused } from '../errors.ts';
 import type { Person, PersonFacts } from '../types.ts';
-import type { DeliveryTarget, Messenger } from '../views.ts';
+import type { DeliveryTarget, MessageView, Messenger } from '../views.ts';
 import { draw } from './cards/message.ts';
 import { whole } from './cards/whole.ts';
 import {
@@ -25,14 +25,16 @@ import {
 /** `event_type` of our messages' metadata; the payload is `{id: deliveryId}`. */
 export const DELIVERY_EVENT_TYPE = 'countersign_delivery';
 
-/** Messages looked through for an earlier post, newest pages first in a channel, whole in a thread. */
+/** Messages of one page when an earlier post is looked for. */
 const FIND_PAGE_SIZE = 200;
-const FIND_MAX_PAGES = 20;
-/** A post that is looked for is minutes old: further back in a channel it cannot be. */
-const FIND_MAX_CHANNEL_PAGES = 5;
+/** So far our clock may be before Slack's. */
+const CLOCKS_DIFFER_MS = 300_000;
 
 /** Slack's ids of people begin with U, or W in an enterprise grid; those of conversations with C, D or G. */
 const PERSON_ID = /^[UW][A-Z0-9]+$/;
+
+/** The last call of one method is begun within this or not at all, so that with it the method ends within 20 s (see `Messenger`). */
+const BEGIN_WITHIN_MS = 20_000 - CALL_TIMEOUT_MS;
 
 export interface BotIdentity {
   readonly teamId: string;
@@ -76,7 +78,7 @@ export function createMessenger(options: MessengerOptions): SlackMessenger {
   };
   return {
     async post(_workspaceId, deliveryId, target, view) {
-      const drawn = draw(view);
+      const drawn = drawnOrRefused(view);
       // In a direct message everything is private already.
       if (target.to === 'person' && !PERSON_ID.test(target.channelId)) {
         await attempt('chat.postEphemeral', () =>
@@ -93,7 +95,9 @@ export function createMessenger(options: MessengerOptions): SlackMessenger {
         return null;
       }
       const { channelId, threadTs } = placeOf(target);
+      const check = inTime('chat.postMessage');
       const channel = await channelOf(channelId);
+      check();
       const posted = await attempt('chat.postMessage', () =>
         client.chat.postMessage({
           channel,
@@ -113,15 +117,17 @@ export function createMessenger(options: MessengerOptions): SlackMessenger {
       return target.to === 'person' ? null : posted.ts;
     },
 
-    async find(_workspaceId, deliveryId, target) {
+    async find(_workspaceId, deliveryId, target, since) {
       // A private note cannot be read back by anyone but its reader.
       if (target.to === 'person' && !PERSON_ID.test(target.channelId)) return null;
       const { channelId, threadTs } = placeOf(target);
-      return findPost(client, deliveryId, { channelId: await channelOf(channelId), threadTs });
+      const check = inTime(threadTs === null ? 'conversations.history' : 'conversations.replies');
+      const place = { channelId: await channelOf(channelId), threadTs };
+      return findPost(client, deliveryId, place, since, check);
     },
 
     async update(_workspaceId, deliveryId, channelId, ts, view) {
-      const drawn = draw(view);
+      const drawn = drawnOrRefused(view);
       const channel = await channelOf(channelId);
       await attempt('chat.update', () =>
         client.chat.update({
@@ -136,17 +142,30 @@ export function createMessenger(options: MessengerOptions): SlackMessenger {
       );
     },
 
+    async remove(_workspaceId, channelId, ts) {
+      const channel = await channelOf(channelId);
+      try {
+        await client.chat.delete({ channel, ts });
+      } catch (error) {
+        if (slackErrorName(error) !== 'message_not_found') throw deliveryError('chat.delete', error);
+      }
+    },
+
     whole,
 
     async attach(_workspaceId, deliveryId, target, file) {
       const { channelId, threadTs } = placeOf(target);
+      const check = inTime('files.completeUploadExternal');
       const channel = await channelOf(channelId);
+      check();
       const bytes = Buffer.from(file.content, 'utf8');
       const address = await attempt('files.getUploadURLExternal', () =>
         client.files.getUploadURLExternal({ filename: fileName(deliveryId), length: bytes.length }),
       );
+      check();
       await attempt('files.upload', () => sendBytes(options, client.slackApiUrl, address.upload_url, bytes));
       const files: [{ id: string; title: string }] = [{ id: address.file_id ?? '', title: file.title }];
+      check();
       // Comes last, and nothing of the file is seen before it.
       await attempt('files.completeUploadExternal', () =>
         client.files.completeUploadExternal(
@@ -242,6 +261,31 @@ async function attempt<T>(method: string, call: () => Promise<T>): Promise<T> {
   }
 }
 
+/** A view that cannot be drawn can never be: said in a few words it may. */
+function drawnOrRefused(view: MessageView): ReturnType<typeof draw> {
+  try {
+    return draw(view);
+  } catch (error) {
+    throw new DeliveryRefused(
+      `it cannot be drawn: ${error instanceof Error ? error.message : 'no error'}`,
+      'message',
+      error,
+    );
+  }
+}
+
+/** To be asked before a further call of the same method: throws DELIVERY_FAILED when it would end too late. Begins now. */
+function inTime(method: string): () => void {
+  const beganAt = Date.now();
+  return () => {
+    if (Date.now() - beganAt > BEGIN_WITHIN_MS)
+      throw new CountersignError(
+        'DELIVERY_FAILED',
+        `${method}: not begun, what comes before it took too long`,
+      );
+  };
+}
+
 function metadata(deliveryId: string): { event_type: string; event_payload: { id: string } } {
   return { event_type: DELIVERY_EVENT_TYPE, event_payload: { id: deliveryId } };
 }
@@ -281,13 +325,22 @@ function tsOf(message: unknown, deliveryId: string): string | null {
   return files.some(({ name }) => name === fileName(deliveryId)) ? ts : null;
 }
 
-async function findPost(client: WebClient, deliveryId: string, place: Place): Promise<string | null> {
+/** Looks through all of the place since then. Not having seen all of it is not the same as absent: saying so would post twice. */
+async function findPost(
+  client: WebClient,
+  deliveryId: string,
+  place: Place,
+  since: Date,
+  checkTime: () => void,
+): Promise<string | null> {
   const { channelId, threadTs } = place;
-  const maxPages = threadTs === null ? FIND_MAX_CHANNEL_PAGES : FIND_MAX_PAGES;
+  const oldest = ((since.getTime() - CLOCKS_DIFFER_MS) / 1_000).toFixed(6);
   let cursor: string | undefined;
-  for (let page = 0; page < maxPages; page += 1) {
+  for (;;) {
+    checkTime();
     const common = {
       channel: channelId,
+      oldest,
       include_all_metadata: true,
       limit: FIND_PAGE_SIZE,
       ...(cursor === undefined ? {} : { cursor }),
@@ -305,12 +358,6 @@ async function findPost(client: WebClient, deliveryId: string, place: Place): Pr
     cursor = answer.response_metadata?.next_cursor;
     if (cursor === undefined || cursor === '') return null;
   }
-  if (threadTs === null) return null;
-  // Not having seen all of it is not the same as absent: saying so would post twice.
-  throw new CountersignError(
-    'DELIVERY_FAILED',
-    'conversations.replies: the thread is too long to look through',
-  );
 }
 
 const slackUser = z.object({

@@ -12,7 +12,7 @@ import {
   WebClient,
   type WebClientOptions,
 } from '@slack/web-api';
-import { CountersignError, DeliveryRefused, type RefusedFor } from '../errors.ts';
+import { CountersignError, DeliveryAnswered, DeliveryRefused, type RefusedFor } from '../errors.ts';
 import { type Logger, maskSecrets } from '../log.ts';
 import type { Fetch } from '../types.ts';
 import type { OpenedSocket } from './socket-receiver.ts';
@@ -93,7 +93,7 @@ export function slackLogger(log: Logger): SlackLogger {
 
 /**
  * Errors that the same call will meet again, by what has to change first. From the error tables of the methods we call,
- * docs.slack.dev/reference/methods, read November 2026. What is not listed here is taken to pass.
+ * docs.slack.dev/reference/methods, read November 2026. What is not listed here may pass: it is tried a few times.
  */
 const PERMANENT: Readonly<Record<Exclude<RefusedFor, 'gone'>, readonly string[]>> = {
   place: [
@@ -158,6 +158,7 @@ const PERMANENT: Readonly<Record<Exclude<RefusedFor, 'gone'>, readonly string[]>
   credential: [
     'invalid_auth',
     'not_authed',
+    'accesslimited',
     'account_inactive',
     'token_revoked',
     'token_expired',
@@ -174,18 +175,34 @@ const REFUSED_FOR: ReadonlyMap<string, RefusedFor> = new Map(
   ),
 );
 
+/** Slack's own trouble, in which the call may have done what it was for. From the same tables. */
+const TROUBLE: ReadonlySet<string> = new Set([
+  'internal_error',
+  'fatal_error',
+  'service_unavailable',
+  'request_timeout',
+  'unknown_error',
+]);
+/** A pause that Slack asks for in an answer instead of by 429. */
+const LIMITED: ReadonlySet<string> = new Set(['ratelimited', 'rate_limited']);
+/** Whatever Slack says: a pause of nothing would be no pause. */
+const MIN_PAUSE_SECONDS = 1;
+
 /** Slack's own name of a failure, or undefined when Slack gave none. */
 export function slackErrorName(error: unknown): string | undefined {
   return error instanceof WebAPIPlatformError ? String(error.data.error) : undefined;
 }
 
-/** Says what a failed call to `method` means: DELIVERY_REFUSED for good, else DELIVERY_FAILED. */
+/**
+ * Says what a failed call to `method` means: DELIVERY_REFUSED for good, else DELIVERY_FAILED; with `retryAfterMs` only where Slack took
+ * nothing, as `DeliveryAnswered` for a word that is not listed.
+ */
 export function deliveryError(method: string, error: unknown): CountersignError {
   if (error instanceof CountersignError) return error;
   if (error instanceof WebAPIRateLimitedError)
     return new CountersignError('DELIVERY_FAILED', `${method}: rate limited`, {
       cause: error,
-      retryAfterMs: error.retryAfter * 1_000,
+      retryAfterMs: Math.max(MIN_PAUSE_SECONDS, error.retryAfter) * 1_000,
     });
   const name = slackErrorName(error);
   if (name !== undefined) {
@@ -193,11 +210,19 @@ export function deliveryError(method: string, error: unknown): CountersignError 
     const refusedFor =
       method === 'chat.update' && name === 'message_not_found' ? 'gone' : REFUSED_FOR.get(name);
     if (refusedFor !== undefined) return new DeliveryRefused(`${method}: ${name}`, refusedFor, error);
-    const retryAfter = error instanceof WebAPIPlatformError ? retryAfterOf(error) : undefined;
-    return new CountersignError('DELIVERY_FAILED', `${method}: ${oneWord(name)}`, {
-      cause: error,
-      ...(retryAfter === undefined ? {} : { retryAfterMs: retryAfter * 1_000 }),
-    });
+    if (LIMITED.has(name))
+      return new CountersignError('DELIVERY_FAILED', `${method}: ${name}`, {
+        cause: error,
+        retryAfterMs: retryAfterOf(error) * 1_000,
+      });
+    // The client puts a whole answer here when it was not JSON.
+    if (!/^[\w.-]{1,80}$/.test(name))
+      return new CountersignError('DELIVERY_FAILED', `${method}: an answer that is not JSON`, {
+        cause: error,
+      });
+    return TROUBLE.has(name)
+      ? new CountersignError('DELIVERY_FAILED', `${method}: ${name}`, { cause: error })
+      : new DeliveryAnswered(`${method}: ${name}`, error);
   }
   const message = error instanceof Error ? error.message : String(error);
   return new CountersignError('DELIVERY_FAILED', `${method}: ${maskSecrets(message).slice(0, 300)}`, {
@@ -205,12 +230,8 @@ export function deliveryError(method: string, error: unknown): CountersignError 
   });
 }
 
-function retryAfterOf(error: WebAPIPlatformError): number | undefined {
-  const seconds: unknown = error.data.response_metadata?.retryAfter;
-  return typeof seconds === 'number' && seconds >= 0 ? seconds : undefined;
-}
-
-/** The client puts a whole answer here when it was not JSON. */
-function oneWord(name: string): string {
-  return /^[\w.-]{1,80}$/.test(name) ? name : 'an answer that is not JSON';
+function retryAfterOf(error: unknown): number {
+  const seconds: unknown =
+    error instanceof WebAPIPlatformError ? error.data.response_metadata?.retryAfter : undefined;
+  return Math.max(MIN_PAUSE_SECONDS, typeof seconds === 'number' ? seconds : 0);
 }

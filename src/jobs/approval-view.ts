@@ -143,6 +143,7 @@ export async function readApproval(
   };
 }
 
+/** What the tool says of its receipt. Never throws: what an older release stored may not fit the tool of this one. */
 export function receiptLine(
   tools: readonly Tool[],
   kind: string,
@@ -150,5 +151,11 @@ export function receiptLine(
   receipt: JsonObject,
 ): string {
   const tool = tools.find((candidate) => candidate.kind === kind);
-  return tool?.access === 'write' ? tool.describeReceipt(args, receipt) : `${kind} done`;
+  const known = `${kind} done`;
+  if (tool?.access !== 'write') return known;
+  try {
+    return tool.describeReceipt(args, receipt);
+  } catch {
+    return known;
+  }
 }

@@ -2,27 +2,37 @@
  * Sends what is owed, in this process, until stopped. Any number of processes may; each row is sent by one at a time.
  *
  * Invariants. A message is posted once: its id travels in the message's metadata (a file's in its name), and after any doubt it is looked
- * for before it is posted again; who posts holds the row's claim at that moment. A pause that Slack asks for is kept for that call in
+ * for before it is posted again, and absent only when no earlier call can still bring it; who posts holds the row's claim at that moment. A pause that Slack asks for is kept for that call in
  * that place by every process and is no try that counts; what is refused for good is not retried (refusals.ts).
  */
 import { createHash } from 'node:crypto';
-import { CountersignError, DeliveryRefused, hasCode, type RefusedFor, toStoredError } from '../errors.ts';
+import {
+  CountersignError,
+  DeliveryAnswered,
+  DeliveryRefused,
+  hasCode,
+  type RefusedFor,
+  toStoredError,
+} from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { JsonObject, Tx, WorkspaceId } from '../types.ts';
-import type { FullView, MessageView, Messenger, NoteReason, ReceiptView } from '../views.ts';
+import type { FullView, MessageView, Messenger, NoteReason, ReceiptView, WholeText } from '../views.ts';
 import { owe, PRIORITY } from './deliveries.ts';
 import {
   type Call,
   claimDue,
   type DeliveryRow,
   leaveStanding,
+  lostAfterCall,
   msUntilDue,
   pause,
   refreshStanding,
   release,
   renew,
   retryLater,
+  SLOTS,
   settle,
+  waitOutDoubt,
 } from './delivery-queue.ts';
 import type { Bell } from './engine/bell.ts';
 import type { Database } from './engine/db.ts';
@@ -30,11 +40,11 @@ import { slackLost, slackRegained } from './installation.ts';
 import { type Loop, pauseMs, startLoop } from './loop.ts';
 import { type AdminsOf, refused } from './refusals.ts';
 
-/** Messages on their way at once: as many calls to Slack may hang before another card waits for them. */
-const SLOTS = 10;
 /** What a lost ring left behind is found at this pace, and what stands is looked after (FAULTS: repaired within 60 s). */
 const SWEEP_MS = 10_000;
 const FIRST_BACKOFF_MS = 1_000;
+/** Tries after which a word of Slack's that nobody knows, met twice in a row, is taken to be its last: some two minutes. */
+const MAX_ANSWERED_TRIES = 8;
 /** While there is much to send, what stands is not looked after at every turn. */
 const LOOK_AFTER_MS = 1_000;
 
@@ -95,8 +105,12 @@ class Failed {
   }
 }
 
-/** What became of a row. A null `ts`: the message that stands now has no name. */
-type Sent = { readonly ts: string | null; readonly view: MessageView | null } | 'not_mine' | 'paused';
+/** What became of a row. A null `ts`: the message that stands now has no name. `made`: what was done in Slack, when anything was. */
+type Sent =
+  | { readonly ts: string | null; readonly view: MessageView | null; readonly made: Call | null }
+  | 'not_mine'
+  | 'paused'
+  | 'may_still_come';
 
 async function deliver(options: DeliveryOptions, row: DeliveryRow): Promise<void> {
   const { database, log } = options;
@@ -104,26 +118,45 @@ async function deliver(options: DeliveryOptions, row: DeliveryRow): Promise<void
   try {
     const sent = await send(options, row);
     if (sent === 'paused') return await release(database, row, null);
+    if (sent === 'may_still_come') return await waitOutDoubt(database, row);
     if (sent === 'not_mine') return log.info(about, 'a delivery went to another worker');
-    if (row.is_probe && (await database.transaction((tx) => slackRegained(tx, row.workspace_id))))
-      log.info(about, 'Slack takes the token again');
-    if (!(await settleWith(options, row, sent.ts, sent.view)))
-      log.info(about, 'a delivery went to another worker');
+    if (sent.made !== null) await taken(options, row);
+    if (await settleWith(options, row, sent.ts, sent.view)) return;
+    log.info(about, 'a delivery went to another worker');
+    if (sent.made !== null) await lost(options, row, sent.made === 'post' ? sent.ts : null);
   } catch (thrown) {
     const { call, error } = thrown instanceof Failed ? thrown : { call: row.next_call, error: thrown };
     await failed(options, row, call, error);
   }
 }
 
-async function failed(
-  { database, log, adminsOf }: DeliveryOptions,
-  row: DeliveryRow,
-  call: Call,
-  error: unknown,
-): Promise<void> {
+/** Slack took a call of ours. */
+async function taken({ database, log }: DeliveryOptions, row: DeliveryRow): Promise<void> {
+  if (row.is_probe && (await database.transaction((tx) => slackRegained(tx, row.workspace_id))))
+    log.info({ deliveryId: row.delivery_id }, 'Slack takes the token again');
+}
+
+/** A call was made and the row is somebody else's by now: the newest state is drawn once more, and a second copy goes. */
+async function lost(options: DeliveryOptions, row: DeliveryRow, posted: string | null): Promise<void> {
+  const { database, messenger, log } = options;
+  if (!(await lostAfterCall(database, row, posted)) || posted === null) return;
+  await messenger
+    .remove(row.workspace_id, row.place, posted)
+    .catch((error: unknown) =>
+      log.warn(
+        { deliveryId: row.delivery_id, error: toStoredError(error) },
+        'a second copy of a message stays in Slack',
+      ),
+    );
+}
+
+async function failed(options: DeliveryOptions, row: DeliveryRow, call: Call, error: unknown): Promise<void> {
+  const { database, log, adminsOf } = options;
   const about = { deliveryId: row.delivery_id, view: row.view_kind, call };
   const stored = toStoredError(error);
-  if (hasCode(error, 'DELIVERY_REFUSED')) {
+  const isAnswered = error instanceof DeliveryAnswered;
+  const isLastWord = isAnswered && row.try_count >= MAX_ANSWERED_TRIES && row.last_error === stored.message;
+  if (isLastWord || hasCode(error, 'DELIVERY_REFUSED')) {
     const refusedFor: RefusedFor = error instanceof DeliveryRefused ? error.refusedFor : 'place';
     if (refusedFor === 'credential') {
       const isNews = await database.transaction((tx) => slackLost(tx, row.workspace_id, stored.message));
@@ -138,6 +171,8 @@ async function failed(
     // Workspaces may close messages for edits after a while. One that says what it should may well stand.
     if (refusedFor === 'fixed' && row.shown_version === row.wanted_version)
       return leaveStanding(database, row);
+    // A refusal of the place is an answer to us: the token works.
+    if (refusedFor !== 'message') await taken(options, row);
     const next = await refused(database, adminsOf ?? nobody, row, refusedFor, stored.message);
     log.error(
       { ...about, error: stored.message, next, ...(row.subject_id ? { subjectId: row.subject_id } : {}) },
@@ -158,7 +193,8 @@ async function failed(
   }
   const waitMs = pauseMs(FIRST_BACKOFF_MS, row.try_count, undefined);
   log.warn({ ...about, error: stored, waitMs }, 'delivery failed, will be retried');
-  await retryLater(database, row, stored.message, waitMs);
+  if (!(await retryLater(database, row, stored.message, waitMs, isAnswered)) && call === 'update')
+    await lost(options, row, null);
 }
 
 const nobody: AdminsOf = async () => [];
@@ -172,20 +208,35 @@ async function ask<T>(call: Call, made: Promise<T>): Promise<T> {
   }
 }
 
+/** Shown to its reader alone, so that it cannot be looked for. In a direct message everything can. */
+function isPrivate({ target }: DeliveryRow): boolean {
+  return target.to === 'person' && target.channelId !== target.userId;
+}
+
+function find(messenger: Messenger, row: DeliveryRow): Promise<string | null> {
+  const since = new Date(Date.now() - Math.max(0, row.age_ms));
+  return ask('find', messenger.find(row.workspace_id, row.delivery_id, row.target, since));
+}
+
 async function send(options: DeliveryOptions, row: DeliveryRow): Promise<Sent> {
   const { messenger, database } = options;
   const { workspace_id, delivery_id, target, place } = row;
   if (row.view_kind === 'reaction') {
     const content = row.content as { name: string; ts: string };
     await ask('react', messenger.react(workspace_id, place, content.ts, content.name));
-    return { ts: null, view: null };
+    return { ts: null, view: null, made: 'react' };
   }
   if (row.view_kind === 'file') return sendFile(options, row);
   const view = await viewOf(options, row);
-  if (view === null) return { ts: row.ts, view };
+  if (view === null) return { ts: row.ts, view, made: null };
   // Tried before and its fate unknown: it may be standing there already.
-  if (row.ts === null && row.try_count > 1)
-    row.ts = await ask('find', messenger.find(workspace_id, delivery_id, target));
+  if (row.ts === null && row.try_count > 1 && !isPrivate(row)) {
+    // Notes keep no pace, and their lane knows no pause of looking: let go, they would be taken again at once.
+    const held = row.next_call === 'note' ? 'held' : await renew(database, row, 'find');
+    if (held !== 'held') return held;
+    row.ts = await find(messenger, row);
+    if (row.ts === null && row.doubt_until !== null) return 'may_still_come';
+  }
   const { ts } = row;
   if (ts === null) {
     await mustHaveReader(messenger, row);
@@ -194,26 +245,31 @@ async function send(options: DeliveryOptions, row: DeliveryRow): Promise<Sent> {
     return {
       ts: await ask(row.next_call, messenger.post(workspace_id, delivery_id, target, view)),
       view,
+      made: 'post',
     };
   }
   const held = await renew(database, row, 'update');
   if (held !== 'held') return held;
   await ask('update', messenger.update(workspace_id, delivery_id, place, ts, view));
-  return { ts, view };
+  return { ts, view, made: 'update' };
 }
 
 async function sendFile(options: DeliveryOptions, row: DeliveryRow): Promise<Sent> {
   const { messenger, database } = options;
   const { workspace_id, delivery_id, target } = row;
-  if (row.try_count > 1 && (await ask('find', messenger.find(workspace_id, delivery_id, target))) !== null)
-    return { ts: null, view: null };
+  if (row.try_count > 1) {
+    const held = await renew(database, row, 'find');
+    if (held !== 'held') return held;
+    if ((await find(messenger, row)) !== null) return { ts: null, view: null, made: null };
+    if (row.doubt_until !== null) return 'may_still_come';
+  }
   const view = await viewOf(options, row);
-  const whole = view && messenger.whole(view);
-  if (whole === null) return { ts: null, view: null };
+  const whole = wholeOf(options, row, view);
+  if (whole === null) return { ts: null, view: null, made: null };
   const held = await renew(database, row, 'attach');
   if (held !== 'held') return held;
   await ask('attach', messenger.attach(workspace_id, delivery_id, target, whole));
-  return { ts: null, view: null };
+  return { ts: null, view: null, made: 'attach' };
 }
 
 /** Nobody reads the direct message of an account that is deactivated, though Slack may take it: what waits needs somebody who does. */
@@ -284,14 +340,29 @@ interface FileContent {
   );
 }
 
+/** A text that cannot be written down is missing beside its message; it must not keep the message from being recorded. */
+function wholeOf(
+  { messenger, log }: DeliveryOptions,
+  row: DeliveryRow,
+  view: MessageView | null,
+): WholeText | null {
+  try {
+    return view && messenger.whole(view);
+  } catch (error) {
+    log.error({ deliveryId: row.delivery_id, error: toStoredError(error) }, 'a file cannot be drawn');
+    return null;
+  }
+}
+
 /** Records the row as sent and, with that, owes the file of what the message does not show whole: once for each text. */
 async function settleWith(
-  { database, messenger }: DeliveryOptions,
+  options: DeliveryOptions,
   row: DeliveryRow,
   ts: string | null,
   view: MessageView | null,
 ): Promise<boolean> {
-  const whole = view && messenger.whole(view);
+  const { database } = options;
+  const whole = wholeOf(options, row, view);
   if (whole === null) return settle(database, row, ts, row.filed);
   const filed = createHash('sha256').update(whole.content).digest('hex');
   if (filed === row.filed) return settle(database, row, ts, filed);

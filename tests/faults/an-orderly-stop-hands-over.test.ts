@@ -1,9 +1,10 @@
 /**
  * Guarantee: asked to end (SIGTERM), the process takes no more work, lets a step in flight finish or gives its run back, and ends with
- * status 0 within 25 seconds; the next start completes the run as if nothing had happened.
+ * status 0 within 25 seconds; a message on its way to Slack is recorded before the process gives up its lease; the next start completes the run as if nothing had happened.
  */
 import { expect, test } from 'vitest';
 import { until } from '../support/database.ts';
+import { ENGINEERING } from '../support/people.ts';
 import { STOP_MS, useProcess } from '../support/process.ts';
 import { approve, ask, expectMergedOnce, ofRun, openCard, openPull } from './story.ts';
 
@@ -50,4 +51,26 @@ test('a step that does not end is given up in time, and done after the next star
   const card = await openCard(product, story);
   await approve(product, card);
   await expectMergedOnce(product, { ...story, card });
+}, 120_000);
+
+test('a message on its way to Slack is recorded before the process ends', async () => {
+  const pull = await openPull(product);
+  const looks = await product.people.calls('conversations.replies');
+  await product.people.fault({ method: 'chat.postMessage', kind: 'delay_after', delayMs: 5_000 });
+  const story = await ask(product, pull);
+  await until(
+    'the post to arrive',
+    async () => (await product.people.thread(ENGINEERING, story.ts)).length === 2,
+  );
+
+  const { code, tookMs } = await product.stop();
+  expect(code).toBe(0);
+  expect(tookMs).toBeLessThan(STOP_MS);
+
+  await product.start();
+  const card = await openCard(product, story);
+  await approve(product, card);
+  await expectMergedOnce(product, { ...story, card });
+  // Nobody had to look for it.
+  expect(await product.people.calls('conversations.replies')).toEqual(looks);
 }, 120_000);

@@ -116,6 +116,7 @@ END
   form text not null default 'full'::text
   filed text
   refresh_at timestamp with time zone
+  call_until timestamp with time zone
   constraint deliveries_form_check CHECK ((form = ANY (ARRAY['full'::text, 'short'::text])))
   constraint deliveries_status_check CHECK ((status = ANY (ARRAY['due'::text, 'settled'::text, 'refused'::text])))
   constraint deliveries_view_kind_check CHECK ((view_kind = ANY (ARRAY['approval'::text, 'task'::text, 'note'::text, 'receipt'::text, 'reaction'::text, 'digest'::text, 'file'::text])))

@@ -1,14 +1,16 @@
 /**
  * Guarantee: whoever sends a message holds its row at that moment, so that two workers never post it both; what a worker says after it
- * has lost the row changes nothing. A call that hangs holds up no other message, approvals go before progress, and no change of state
+ * has lost the row changes nothing, and what it did in Slack is mended. A message is posted anew only when no earlier call can still bring it,
+ * and drawn once more when an earlier edit may have come after a newer one. A call that hangs holds up no other message, approvals go before progress, and no change of state
  * makes a message go out before the pause that Slack asked for.
  */
 import { randomUUIDv7 } from 'node:crypto';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { CountersignError } from '../../src/errors.ts';
 import { owe, PRIORITY, redraw } from '../../src/jobs/deliveries.ts';
 import { startDeliveries } from '../../src/jobs/delivering.ts';
 import { type Bell, openBell } from '../../src/jobs/engine/bell.ts';
+import type { Database } from '../../src/jobs/engine/db.ts';
 import type { Loop } from '../../src/jobs/loop.ts';
 import type { FullView, Messenger } from '../../src/views.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
@@ -18,11 +20,15 @@ let bell: Bell;
 let loops: Loop[] = [];
 /** Posts by subject, in the order in which they were begun. */
 let posts: { readonly subjectId: string; readonly worker: string }[] = [];
+/** The ts of each edit and each look, and of each message that was removed. */
+let edits: string[] = [];
+let looks = 0;
+let removed: string[] = [];
 
 beforeEach(async () => {
   await base.setClock('0');
   await base.db.query({ text: `update deliveries set status = 'refused'` });
-  posts = [];
+  [posts, edits, removed, looks] = [[], [], [], 0];
   bell = await openBell(base.db);
 });
 afterEach(async () => {
@@ -35,29 +41,48 @@ interface Worker {
   readonly name: string;
   readonly view?: (subjectId: string) => Promise<void>;
   readonly post?: (subjectId: string) => Promise<void>;
+  readonly update?: () => Promise<void>;
+  readonly database?: Database;
+  readonly whole?: Messenger['whole'];
 }
 
 /** A process that sends: it lives until the file ends. Its Slack does what the test says. */
-async function work({ name, view, post }: Worker): Promise<string> {
+async function work({
+  name,
+  view,
+  post,
+  update,
+  database = base.db,
+  whole = () => null,
+}: Worker): Promise<string> {
   const workerId = randomUUIDv7();
   await base.db.query({
     text: `insert into workers (worker_id, pid, lease_until) values ($1, 1, 'infinity')`,
     values: [workerId],
   });
-  const messenger: Pick<Messenger, 'post' | 'find' | 'update' | 'whole'> = {
+  const messenger: Pick<Messenger, 'post' | 'find' | 'update' | 'whole' | 'remove'> = {
     async post(_workspaceId, _deliveryId, _target, shown) {
       const subjectId = shown.kind === 'task' ? shown.task.taskId : '';
-      posts.push({ subjectId, worker: name });
+      const ts = `${posts.push({ subjectId, worker: name })}.0`;
       await post?.(subjectId);
-      return `${posts.length}.0`;
+      return ts;
     },
-    find: async () => null,
-    update: async () => undefined,
-    whole: () => null,
+    async find() {
+      looks += 1;
+      return null;
+    },
+    async update(_workspaceId, _deliveryId, _channelId, ts) {
+      edits.push(ts);
+      await update?.();
+    },
+    async remove(_workspaceId, _channelId, ts) {
+      removed.push(ts);
+    },
+    whole,
   };
   loops.push(
     startDeliveries({
-      database: base.db,
+      database,
       bell,
       workerId,
       log: testLog,
@@ -171,6 +196,247 @@ test('what a worker says after it has lost the row changes nothing', async () =>
   await loops[0]?.stop();
 
   expect(await rowOf(subjectId)).toMatchObject({ status: 'settled', ts: before.ts, last_error: null });
+});
+
+async function loseLease(workerId: string): Promise<void> {
+  await base.db.query({
+    text: 'update workers set lease_until = db_now() where worker_id = $1',
+    values: [workerId],
+  });
+}
+
+const redrawIt = (subjectId: string) => base.db.transaction((tx) => redraw(tx, WORKSPACE, subjectId));
+
+test('while a post is under way nobody takes its row, whatever has become of its worker; a copy that comes too late is removed', async () => {
+  const held = Promise.withResolvers<void>();
+  const workerId = await work({ name: 'dead', post: () => held.promise });
+  const subjectId = await oweOne(PRIORITY.decision);
+  await until('the first post', async () => posts.length === 1);
+  await loseLease(workerId);
+
+  await work({ name: 'next' });
+  // Would be taken after it.
+  await settled(await oweOne(PRIORITY.digest));
+  expect(posts.filter((post) => post.subjectId === subjectId)).toHaveLength(1);
+  expect(looks).toBe(0);
+
+  await base.setClock('31 seconds');
+  await settled(await oweOne());
+  const { ts } = await settled(subjectId);
+  held.resolve();
+  await loops[0]?.stop();
+
+  expect(removed).toEqual(['1.0']);
+  expect(ts).not.toBe('1.0');
+  expect(await rowOf(subjectId)).toMatchObject({ ts });
+});
+
+test('a message that came late is the row’s own when nothing else has been posted yet', async () => {
+  const [posted, drawn, reached] = [0, 1, 2].map(() => Promise.withResolvers<void>());
+  await work({ name: 'late', post: () => posted?.promise ?? Promise.resolve() });
+  const subjectId = await oweOne();
+  await until('the first post', async () => posts.length === 1);
+  await base.setClock('31 seconds');
+  await work({
+    name: 'next',
+    view: async () => {
+      reached?.resolve();
+      await drawn?.promise;
+    },
+  });
+  await reached?.promise;
+  posted?.resolve();
+  await loops[0]?.stop();
+  drawn?.resolve();
+
+  expect(await settled(subjectId)).toMatchObject({ ts: '1.0' });
+  expect(posts).toHaveLength(1);
+  expect(removed).toEqual([]);
+  // The copy may be older than what is wanted: it was drawn once more.
+  expect(edits).toEqual(['1.0']);
+});
+
+test('a post whose answer was lost is looked for at once, and made anew only when it can come no more', async () => {
+  await work({
+    name: 'only',
+    post: () => (posts.length === 1 ? Promise.reject(new Error('no answer within 10 s')) : Promise.resolve()),
+  });
+  const subjectId = await oweOne();
+  const { wait_ms } = await until('it to be called absent', async () => {
+    const row = await rowOf(subjectId);
+    return looks === 1 && row.wait_ms > 10_000 && row;
+  });
+  expect(wait_ms).toBeLessThan(25_000);
+  expect(posts).toHaveLength(1);
+
+  await base.setClock('26 seconds');
+  await oweOne();
+  await settled(subjectId);
+
+  expect(looks).toBe(2);
+  expect(posts.filter((post) => post.subjectId === subjectId)).toHaveLength(2);
+});
+
+test('progress in doubt is looked for only when its channel lets it be sent', async () => {
+  const drawn = Promise.withResolvers<void>();
+  let draws = 0;
+  await work({
+    name: 'only',
+    view: async () => {
+      draws += 1;
+      if (draws === 2) await drawn.promise;
+    },
+    post: () => (posts.length === 1 ? Promise.reject(new Error('no answer within 10 s')) : Promise.resolve()),
+  });
+  const channel = 'CBUSY';
+  const subjectId = await oweOne(PRIORITY.progress, channel);
+  await until('the second try', async () => draws === 2);
+  // Another process was faster.
+  await base.db.query({
+    text: `update delivery_pauses set until = db_now() + interval '20 seconds' where place = $1 and call = 'progress'`,
+    values: [channel],
+  });
+  drawn.resolve();
+  await until('it to be let go', async () => (await rowOf(subjectId)).try_count === 1);
+  expect(looks).toBe(0);
+
+  await base.setClock('26 seconds');
+  await oweOne();
+  await settled(subjectId);
+  expect(looks).toBe(1);
+});
+
+test('a message is recorded though the file beside it cannot be written down', async () => {
+  await work({
+    name: 'only',
+    whole: () => {
+      throw new Error('of another shape');
+    },
+  });
+
+  await settled(await oweOne(PRIORITY.decision));
+
+  expect(posts).toHaveLength(1);
+});
+
+test('a private note waits for no look, which nobody can make', async () => {
+  const target = { to: 'person', channelId: 'CNOTE', threadTs: null, userId: 'U1' } as const;
+  await base.db.query({
+    text: `insert into delivery_pauses (workspace_id, place, call, until) values ($1, 'CNOTE', 'find', 'infinity')`,
+    values: [WORKSPACE],
+  });
+  await work({
+    name: 'only',
+    post: () => (posts.length === 1 ? Promise.reject(new Error('no answer within 10 s')) : Promise.resolve()),
+  });
+  const subjectId = randomUUIDv7();
+  const owed = {
+    workspaceId: WORKSPACE,
+    viewKind: 'task',
+    subjectId,
+    target,
+    priority: PRIORITY.decision,
+  } as const;
+  await base.db.transaction((tx) => owe(tx, owed));
+
+  await settled(subjectId);
+
+  expect(posts).toHaveLength(2);
+  expect(looks).toBe(0);
+});
+
+test('a note in a direct message is looked for like any other message', async () => {
+  const target = { to: 'person', channelId: 'U1', threadTs: null, userId: 'U1' } as const;
+  await work({ name: 'only', post: () => Promise.reject(new Error('no answer within 10 s')) });
+  const subjectId = randomUUIDv7();
+  const owed = {
+    workspaceId: WORKSPACE,
+    viewKind: 'task',
+    subjectId,
+    target,
+    priority: PRIORITY.decision,
+  } as const;
+  await base.db.transaction((tx) => owe(tx, owed));
+
+  await until('the look', async () => looks === 1);
+  await until('it to wait', async () => (await rowOf(subjectId)).wait_ms > 10_000);
+  expect(posts).toHaveLength(1);
+});
+
+test('an edit that comes after a newer one, from a worker that had lost the row, is drawn over', async () => {
+  const held = Promise.withResolvers<void>();
+  let hanging = false;
+  await work({ name: 'late', update: () => (hanging ? held.promise : Promise.resolve()) });
+  const subjectId = await oweOne();
+  await settled(subjectId);
+  hanging = true;
+  await redrawIt(subjectId);
+  await until('the edit', async () => edits.length === 1);
+  await base.setClock('31 seconds');
+  await work({ name: 'next' });
+  await settled(subjectId);
+  expect(edits).toHaveLength(2);
+
+  hanging = false;
+  held.resolve();
+  await until('one more', async () => edits.length === 3);
+  await settled(subjectId);
+});
+
+test('a message whose edit may still come after a newer one is drawn once more when it cannot', async () => {
+  await work({
+    name: 'only',
+    update: () =>
+      edits.length === 1 ? Promise.reject(new Error('no answer within 10 s')) : Promise.resolve(),
+  });
+  const subjectId = await oweOne();
+  await settled(subjectId);
+  await redrawIt(subjectId);
+  await until('the second edit', async () => edits.length === 2);
+  await settled(subjectId);
+
+  await base.setClock('26 seconds');
+  await until('one more', async () => {
+    await settled(await oweOne());
+    return edits.length === 3;
+  });
+  await settled(subjectId);
+  const { rows } = await base.db.query({
+    text: 'select 1 from deliveries where subject_id = $1 and (refresh_at is not null or call_until is not null)',
+    values: [subjectId],
+  });
+  expect(rows).toEqual([]);
+});
+
+test('whoever was held up between asking and calling does not call', async () => {
+  let asked = 0;
+  let behindMs = 0;
+  const real = Date.now;
+  const clock = vi.spyOn(Date, 'now').mockImplementation(() => real() + behindMs);
+  // Frozen for a moment while it waits for the answer, twice.
+  const database: Database = {
+    ...base.db,
+    async query(statement) {
+      const answer = await base.db.query<never>(statement);
+      asked += statement.name === 'delivery_renew' ? 1 : 0;
+      // Frozen for a moment while the answer was on its way, twice.
+      if (statement.name === 'delivery_renew' && asked <= 2) behindMs += 3_000;
+      return answer;
+    },
+  };
+  let askedBeforePost = 0;
+  await work({
+    name: 'frozen',
+    database,
+    post: async () => {
+      askedBeforePost = asked;
+    },
+  });
+  await settled(await oweOne(PRIORITY.decision));
+  clock.mockRestore();
+
+  expect(posts).toHaveLength(1);
+  expect(askedBeforePost).toBe(3);
 });
 
 test('a call that hangs holds up no other message', async () => {

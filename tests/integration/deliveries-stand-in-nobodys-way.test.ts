@@ -1,11 +1,12 @@
 /**
  * Guarantee: what holds one message back holds back its like and nothing else. A pause that Slack asks for one call in one channel is kept
  * by every process, and every other call and channel goes on at once; progress goes at one pace per channel and no decision waits for that;
- * a channel in which calls hang, or in which much is owed, leaves the others their turn. While the token is refused one message at a
+ * a channel in which calls hang, or in which much is owed, leaves the others their turn, and whatever hangs leaves decisions theirs. A word of
+ * Slack's that nobody knows is believed after some tries, trouble never. While the token is refused one message at a
  * time tries, and all that was owed arrives when it works again. A card that stands is drawn again within a minute.
  */
 import { expect, test } from 'vitest';
-import { CountersignError, DeliveryRefused } from '../../src/errors.ts';
+import { CountersignError, DeliveryAnswered, DeliveryRefused } from '../../src/errors.ts';
 import { PRIORITY } from '../../src/jobs/deliveries.ts';
 import { deliveryHealth } from '../../src/jobs/delivery-queue.ts';
 import { until } from '../support/database.ts';
@@ -135,6 +136,56 @@ test('calls that hang in one channel hold three slots and no other channel', asy
   for (const subjectId of hung) await sending.settled(subjectId);
 });
 
+test('progress that hangs leaves decisions their turn, in its channel and everywhere', async () => {
+  const held = Promise.withResolvers<void>();
+  const hung: string[] = [];
+  sending.slack = ({ subjectId }) => (hung.includes(subjectId) ? held.promise : undefined);
+  await sending.work();
+  for (let count = 0; count < 4; count += 1)
+    hung.push(await sending.owe('CHUNG', { priority: PRIORITY.digest }));
+  for (let count = 0; count < 8; count += 1)
+    hung.push(await sending.owe(`CHUNG${count}`, { priority: PRIORITY.progress }));
+  await until('what may hang', async () => sending.calls.length === 8);
+
+  await sending.settled(await sending.owe('CHUNG'));
+  await sending.settled(await sending.owe('COTHER'));
+
+  expect(callsFor('CHUNG').filter(({ subjectId }) => hung.includes(subjectId))).toHaveLength(2);
+  expect(sending.calls).toHaveLength(8 + 2);
+  held.resolve();
+  for (const subjectId of hung) await sending.settled(subjectId);
+});
+
+test('a word of Slack’s that nobody knows is believed after eight tries; trouble is tried for ever', async () => {
+  sending.slack = ({ channelId }) => {
+    if (channelId === 'CODD') throw new DeliveryAnswered('chat.postMessage: brand_new');
+    throw new CountersignError('DELIVERY_FAILED', 'chat.postMessage: internal_error');
+  };
+  await sending.work();
+  const odd = await sending.owe('CODD');
+  const trouble = await sending.owe('CTROUBLE');
+  for (let minutes = 0; (await sending.row(odd))?.status === 'due'; minutes += 2) {
+    expect(minutes).toBeLessThan(40);
+    await sending.setClock(`${minutes} minutes`);
+    const made = sending.calls.length;
+    await sending.ring();
+    await until('both to have been tried', async () => {
+      const { rows } = await sending.db.query({
+        text: `select 1 from deliveries where status = 'due' and (claimed_until is not null or next_try_at <= db_now())`,
+      });
+      return sending.calls.length >= made && rows.length === 0;
+    });
+  }
+
+  expect(callsFor('CODD')).toHaveLength(8);
+  expect(await sending.row(odd)).toMatchObject({
+    status: 'refused',
+    last_error: 'chat.postMessage: brand_new',
+  });
+  expect(callsFor('CTROUBLE').length).toBeGreaterThanOrEqual(8);
+  expect(await sending.row(trouble)).toMatchObject({ status: 'due' });
+});
+
 test('while the token is refused one message at a time tries; when it works again all arrive', async () => {
   let refusing = true;
   sending.slack = () => {
@@ -179,6 +230,63 @@ test('while the token is refused one message at a time tries; when it works agai
     values: [owed],
   });
   expect(rows).toEqual([]);
+});
+
+test('a try that fails, or finds nothing to send, does not end the rest; the next comes two minutes later', async () => {
+  const rests = async () => (await deliveryHealth(sending.db)).tokenRefused !== null;
+  sending.slack = () => {
+    if (sending.calls.length === 1)
+      throw new DeliveryRefused('chat.postMessage: token_revoked', 'credential');
+    if (sending.calls.length === 2) throw new CountersignError('DELIVERY_FAILED', 'no answer within 10 s');
+  };
+  await sending.work();
+  const first = await sending.owe('C1');
+  await until('the rest', rests);
+  await sending.setClock('121 seconds');
+  await sending.ring();
+  await until(
+    'a try that fails',
+    async () => (await sending.row(first))?.last_error === 'no answer within 10 s',
+  );
+  const { rows } = await sending.db.query<{ wait_ms: number }>({
+    text: `select extract(epoch from until - db_now())::float8 * 1000 as wait_ms from delivery_pauses where call = '*'`,
+  });
+  expect(rows[0]?.wait_ms).toBeGreaterThan(100_000);
+  const blank = await sending.owe('C2');
+  sending.blank.add(blank);
+  await sending.db.query({
+    text: `update deliveries set next_try_at = db_now() + interval '1 minute' where subject_id = $1`,
+    values: [first],
+  });
+  await sending.setClock('242 seconds');
+  await sending.ring();
+  await sending.settled(blank);
+  expect(await rests()).toBe(true);
+  expect(sending.calls).toHaveLength(2);
+
+  await sending.setClock('363 seconds');
+  await sending.ring();
+  await sending.settled(first);
+  expect(await rests()).toBe(false);
+});
+
+test('a place that is refused is an answer to our token: the rest is over', async () => {
+  sending.slack = ({ channelId }) => {
+    if (sending.calls.length === 1)
+      throw new DeliveryRefused('chat.postMessage: token_revoked', 'credential');
+    if (channelId === 'CGONE') throw new DeliveryRefused('chat.postMessage: is_archived', 'place');
+  };
+  await sending.work();
+  const gone = await sending.owe('CGONE');
+  await until('the rest', async () => (await deliveryHealth(sending.db)).tokenRefused !== null);
+  const other = await sending.owe('COTHER');
+
+  await sending.setClock('121 seconds');
+  await sending.ring();
+  await sending.settled(other);
+
+  expect(await sending.row(gone)).toMatchObject({ status: 'refused' });
+  expect((await deliveryHealth(sending.db)).tokenRefused).toBeNull();
 });
 
 test('a card that stands is drawn again after a while, a few at a time, and a task’s message is not', async () => {

@@ -201,8 +201,8 @@ describe('a card', () => {
   it('is taken by Slack as it was drawn, and found again by its id', async () => {
     const at = await card();
 
-    expect(await messenger.find(world.slack.teamId, approval.requestId, at.target)).toBe(at.ts);
-    expect(await messenger.find(world.slack.teamId, 'another', at.target)).toBeNull();
+    expect(await messenger.find(world.slack.teamId, approval.requestId, at.target, new Date())).toBe(at.ts);
+    expect(await messenger.find(world.slack.teamId, 'another', at.target, new Date())).toBeNull();
   });
 
   it('whose post was answered by nothing is found instead of posted twice', async () => {
@@ -215,7 +215,7 @@ describe('a card', () => {
 
     const thread = await people.thread(ENGINEERING, threadTs);
     expect(thread).toHaveLength(2);
-    expect(await messenger.find(world.slack.teamId, 'lost-answer', target)).toBe(thread[1]?.ts);
+    expect(await messenger.find(world.slack.teamId, 'lost-answer', target, new Date())).toBe(thread[1]?.ts);
   });
 
   it('Approve comes back with what the person saw and where', async () => {

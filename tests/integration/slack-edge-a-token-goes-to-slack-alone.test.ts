@@ -21,9 +21,10 @@ const CALLS: Readonly<Record<string, (messenger: SlackMessenger) => Promise<unkn
   'chat.postEphemeral': (it) =>
     it.post('T1', 'd', { to: 'person', channelId: 'C1', threadTs: null, userId: 'U1' }, note),
   'chat.update': (it) => it.update('T1', 'd', 'C1', '1.1', note),
+  'chat.delete': (it) => it.remove('T1', 'C1', '1.1'),
   'conversations.open': (it) => it.post('T1', 'd', { to: 'channel', channelId: 'U1' }, note),
-  'conversations.replies': (it) => it.find('T1', 'd', thread),
-  'conversations.history': (it) => it.find('T1', 'd', { to: 'channel', channelId: 'C1' }),
+  'conversations.replies': (it) => it.find('T1', 'd', thread, new Date()),
+  'conversations.history': (it) => it.find('T1', 'd', { to: 'channel', channelId: 'C1' }, new Date()),
   'reactions.add': (it) => it.react('T1', 'C1', '1.1', 'eyes'),
   'users.info': (it) => it.person('T1', { teamId: 'T1', userId: 'U1' }),
   'auth.test': (it) => it.authTest(),

@@ -5,8 +5,9 @@
  */
 import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createMessenger, type SlackMessenger } from '../../src/bot/messenger.ts';
+import { CountersignError, DeliveryAnswered } from '../../src/errors.ts';
 import { createLogger } from '../../src/log.ts';
 import type { DeliveryTarget, MessageView } from '../../src/views.ts';
 
@@ -61,11 +62,21 @@ beforeEach(async () => {
     log: createLogger({ level: 'silent' }),
   });
 });
-afterEach(() => close());
+afterEach(() => {
+  vi.restoreAllMocks();
+  return close();
+});
+
+/** As if that much time had passed. */
+function slowly(ms: number): void {
+  const now = Date.now();
+  vi.spyOn(Date, 'now').mockReturnValue(now + ms);
+}
 
 const THREAD: DeliveryTarget = { to: 'thread', thread: { channelId: 'C1', threadTs: '10.1' } };
 const CHANNEL: DeliveryTarget = { to: 'channel', channelId: 'C1' };
 const PERSON: DeliveryTarget = { to: 'person', channelId: 'C1', threadTs: '10.1', userId: 'U1' };
+const SINCE = new Date('2026-11-20T08:00:00Z');
 const RECEIPT: MessageView = { kind: 'receipt', line: 'See https://example.com <!here>', approvedBy: [] };
 const NOTE: MessageView = { kind: 'note', note: { kind: 'expired' } };
 const METADATA = { event_type: 'countersign_delivery', event_payload: { id: 'd1' } };
@@ -140,8 +151,26 @@ describe('a failure', () => {
     ['an answer that is no JSON', { body: '<html>oops' }, { code: 'DELIVERY_FAILED' }],
     ['an answer that is null', { body: 'null' }, { code: 'DELIVERY_FAILED' }],
     ['an answer that names no message', { body: { ok: true } }, { code: 'DELIVERY_FAILED' }],
-    ['an error nobody listed', { body: { ok: false, error: 'brand_new' } }, { code: 'DELIVERY_FAILED' }],
-    ['Slack’s own trouble', { body: { ok: false, error: 'internal_error' } }, { code: 'DELIVERY_FAILED' }],
+    [
+      'an error nobody listed',
+      { headers: { 'retry-after': '9' }, body: { ok: false, error: 'brand_new' } },
+      { code: 'DELIVERY_FAILED', constructor: DeliveryAnswered, retryAfterMs: undefined },
+    ],
+    [
+      'Slack’s own trouble, in which something may have been done, even with a wait',
+      { headers: { 'retry-after': '9' }, body: { ok: false, error: 'internal_error' } },
+      { code: 'DELIVERY_FAILED', constructor: CountersignError, retryAfterMs: undefined },
+    ],
+    [
+      'a rate limit whose wait is nothing',
+      { status: 429, headers: { 'retry-after': '0' }, body: '' },
+      { code: 'DELIVERY_FAILED', retryAfterMs: 1_000 },
+    ],
+    [
+      'a rate limit in a good answer that names no wait',
+      { body: { ok: false, error: 'rate_limited' } },
+      { code: 'DELIVERY_FAILED', retryAfterMs: 1_000 },
+    ],
     [
       'a redirect, which would carry the token away',
       { status: 302, headers: { location: 'http://127.0.0.1:1/' }, body: '' },
@@ -177,11 +206,22 @@ describe('a refusal', () => {
     ['invalid_blocks', 'message'],
     ['edit_window_closed', 'fixed'],
     ['token_revoked', 'credential'],
+    ['accesslimited', 'credential'],
     ['account_inactive', 'credential'],
   ])('%s says what has to change first: the %s', async (error, refusedFor) => {
     answers = () => ({ body: { ok: false, error } });
 
     await expect(messenger.post('T1', 'd1', THREAD, RECEIPT)).rejects.toMatchObject({ refusedFor });
+  });
+
+  it('of a view that cannot be drawn is one of the message, and nothing is sent', async () => {
+    const broken = { ...RECEIPT, approvedBy: null } as unknown as MessageView;
+
+    await expect(messenger.post('T1', 'd1', THREAD, broken)).rejects.toMatchObject({ refusedFor: 'message' });
+    await expect(messenger.update('T1', 'd1', 'C1', '10.9', broken)).rejects.toMatchObject({
+      refusedFor: 'message',
+    });
+    expect(calls).toEqual([]);
   });
 
   it('of an edit whose message is gone is told from that of a reply or a reaction', async () => {
@@ -232,13 +272,25 @@ describe('a file', () => {
     expect(calls.map(({ method }) => method)).not.toContain('files.completeUploadExternal');
   });
 
+  it('is not shown when its bytes took so long that it would outlast its claim', async () => {
+    answers = (call) => {
+      if (call.method === '/put') slowly(11_000);
+      return uploads(call);
+    };
+
+    await expect(messenger.attach('T1', 'd1', THREAD, file)).rejects.toMatchObject({
+      code: 'DELIVERY_FAILED',
+    });
+    expect(calls.map(({ method }) => method)).not.toContain('files.completeUploadExternal');
+  });
+
   it('is found again by its name', async () => {
     answers = () => ({
       body: { ok: true, messages: [{ ts: '10.8', files: [{ name: 'countersign-d1.txt' }] }] },
     });
 
-    expect(await messenger.find('T1', 'd1', THREAD)).toBe('10.8');
-    expect(await messenger.find('T1', 'd2', THREAD)).toBeNull();
+    expect(await messenger.find('T1', 'd1', THREAD, SINCE)).toBe('10.8');
+    expect(await messenger.find('T1', 'd2', THREAD, SINCE)).toBeNull();
   });
 });
 
@@ -258,7 +310,7 @@ describe('an earlier post', () => {
             },
     });
 
-    expect(await messenger.find('T1', 'd1', THREAD)).toBe('10.9');
+    expect(await messenger.find('T1', 'd1', THREAD, SINCE)).toBe('10.9');
     expect(calls).toMatchObject([
       { method: 'conversations.replies', form: { channel: 'C1', ts: '10.1', include_all_metadata: 'true' } },
       { form: { cursor: 'n' } },
@@ -268,20 +320,53 @@ describe('an earlier post', () => {
   it('is looked for in a channel, and absent when it is not there', async () => {
     answers = () => ({ body: { ok: true, messages: [other] } });
 
-    expect(await messenger.find('T1', 'd1', CHANNEL)).toBeNull();
+    expect(await messenger.find('T1', 'd1', CHANNEL, SINCE)).toBeNull();
     expect(calls).toMatchObject([{ method: 'conversations.history' }]);
   });
 
   it('that only one person saw cannot be found', async () => {
-    expect(await messenger.find('T1', 'd1', PERSON)).toBeNull();
+    expect(await messenger.find('T1', 'd1', PERSON, SINCE)).toBeNull();
     expect(calls).toEqual([]);
   });
 
-  it('is not called absent when the thread has no end', async () => {
-    answers = () => ({ body: { ok: true, messages: [other], response_metadata: { next_cursor: 'more' } } });
+  it('is looked for where it can be: since it was owed, clocks apart', async () => {
+    answers = () => ({ body: { ok: true, messages: [] } });
 
-    await expect(messenger.find('T1', 'd1', THREAD)).rejects.toMatchObject({ code: 'DELIVERY_FAILED' });
+    await messenger.find('T1', 'd1', THREAD, SINCE);
+    await messenger.find('T1', 'd1', CHANNEL, SINCE);
+
+    const oldest = `${SINCE.getTime() / 1_000 - 300}.000000`;
+    expect(calls.map(({ form }) => form.oldest)).toEqual([oldest, oldest]);
   });
+
+  it('is found however many messages have come since', async () => {
+    answers = () => ({
+      body:
+        calls.length < 30
+          ? { ok: true, messages: [other], response_metadata: { next_cursor: 'more' } }
+          : { ok: true, messages: [{ ts: '10.9', metadata: METADATA }] },
+    });
+
+    expect(await messenger.find('T1', 'd1', CHANNEL, SINCE)).toBe('10.9');
+  });
+
+  it('is not called absent when the search does not come to its end in time', async () => {
+    answers = () => {
+      slowly(1_000);
+      return { body: { ok: true, messages: [other], response_metadata: { next_cursor: 'more' } } };
+    };
+
+    await expect(messenger.find('T1', 'd1', THREAD, SINCE)).rejects.toMatchObject({
+      code: 'DELIVERY_FAILED',
+    });
+  });
+});
+
+it('a message that is to be removed and is gone already is a success', async () => {
+  answers = () => ({ body: { ok: false, error: 'message_not_found' } });
+  await messenger.remove('T1', 'C1', '10.9');
+
+  expect(calls).toMatchObject([{ method: 'chat.delete', form: { channel: 'C1', ts: '10.9' } }]);
 });
 
 it('a reaction that is there already is a success', async () => {

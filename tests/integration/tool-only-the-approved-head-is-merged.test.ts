@@ -11,6 +11,7 @@ import { Octokit } from '@octokit/rest';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { createEgress, type Egress, mintPermit } from '../../src/agents/egress.ts';
 import { toolsFor } from '../../src/agents/tools/index.ts';
+import { receiptLine } from '../../src/jobs/approval-view.ts';
 import { type LocalGitHub, startLocalGitHub } from '../../src/local/github.ts';
 import type { JsonObject, Precondition, ReadContext, ReadTool, WriteTool } from '../../src/types.ts';
 
@@ -120,6 +121,13 @@ describe('merging', () => {
     expect(merge.describeReceipt(input, receipt)).toBe(
       `Merged pull request 1 as ${after.merge_commit_sha?.slice(0, 12)}.`,
     );
+  });
+
+  test('of a receipt that fits no tool of this release as much is said as is known', () => {
+    const unfit = { owner: 'acme' };
+
+    expect(() => merge.describeReceipt(unfit, {})).toThrow();
+    expect(receiptLine([merge], merge.kind, unfit, {})).toBe('github.pulls.merge done');
   });
 
   test('merges nothing when the head moved', async () => {

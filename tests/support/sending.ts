@@ -34,6 +34,8 @@ export interface Sending extends TestDatabase {
   slack: (made: Made) => Promise<void> | void;
   /** People whose accounts are deactivated. */
   readonly gone: Set<string>;
+  /** Subjects behind which there is nothing to show. */
+  readonly blank: Set<string>;
   /** What was logged as an error: the words. */
   readonly errors: string[];
   /** Starts a process that sends, until the test ends. */
@@ -59,6 +61,7 @@ export function useSending(): Sending {
   const calls: Made[] = [];
   const errors: string[] = [];
   const gone = new Set<string>();
+  const blank = new Set<string>();
   const log = createLogger({
     level: 'error',
     destination: { write: (line: string) => void errors.push((JSON.parse(line) as { msg: string }).msg) },
@@ -90,6 +93,7 @@ export function useSending(): Sending {
     calls,
     errors,
     gone,
+    blank,
     slack: () => undefined,
     async work(worker = 'only', admins: readonly Person[] = []) {
       const workerId = randomUUIDv7();
@@ -104,7 +108,7 @@ export function useSending(): Sending {
         log,
         messenger: messengerOf(worker) as Messenger,
         view: async (_workspaceId, _kind, subjectId) =>
-          ({ kind: 'task', task: { taskId: subjectId } }) as FullView,
+          blank.has(subjectId) ? null : ({ kind: 'task', task: { taskId: subjectId } } as FullView),
         adminsOf: async () => admins,
       });
       loops.push(loop);
@@ -139,6 +143,7 @@ export function useSending(): Sending {
     await base.db.query({ text: 'delete from delivery_pauses' });
     for (const list of [calls, errors]) list.length = 0;
     gone.clear();
+    blank.clear();
     sending.slack = () => undefined;
     bell = await openBell(base.db);
   });

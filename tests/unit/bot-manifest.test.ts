@@ -44,6 +44,7 @@ const SCOPES_OF_METHODS: Readonly<Record<string, readonly string[]>> = {
   // With an app-level token, whose scope connections:write stands in no manifest.
   'apps.connections.open': [],
   'auth.test': [],
+  'chat.delete': ['chat:write'],
   'chat.postEphemeral': ['chat:write'],
   'chat.postMessage': ['chat:write'],
   'chat.update': ['chat:write'],
