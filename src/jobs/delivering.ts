@@ -2,8 +2,9 @@
  * Sends what is owed, in this process, until stopped. Any number of processes may; each row is sent by one at a time.
  *
  * Invariants. A message is posted once: its id travels in the message's metadata (a file's in its name), and after any doubt it is looked
- * for before it is posted again, and absent only when no earlier call can still bring it; who posts holds the row's claim at that moment. A pause that Slack asks for is kept for that call in
- * that place by every process and is no try that counts; what is refused for good is not retried (refusals.ts).
+ * for before it is posted again, and absent only when no earlier call can still bring it; who posts holds the row's claim at that moment. A
+ * pause that Slack asks for is kept for that call in that place by every process and is no try that counts; what is refused for good is not
+ * retried (refusals.ts).
  */
 import { createHash } from 'node:crypto';
 import {

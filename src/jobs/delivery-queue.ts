@@ -102,9 +102,12 @@ const LANES = `recursive lane as (
     from lane l cross join (select coalesce(sum(c), 0)::int as count from unnest($2::int[]) c) busy
     left join unnest($1::text[], $2::int[]) f (place, count) on f.place = l.place)`;
 
-/** Nobody has it, or whoever had it can do nothing with it any more: a call that was begun is waited for, though its worker may be gone. */
-const IS_OPEN = `claim_is_open(d.claimed_by, d.claimed_until)
-  and (d.claimed_until is null or d.claimed_until < db_now() or d.call_until is null or d.call_until < db_now())`;
+/**
+ * Nobody has it, or whoever had it can do nothing with it any more: a call that was begun is waited for, though its worker may be gone. What
+ * was posted can be looked for meanwhile; it is not posted again before.
+ */
+const IS_OPEN = `claim_is_open(d.claimed_by, d.claimed_until) and (d.claimed_until is null or d.claimed_until < db_now()
+  or d.call_until is null or d.call_until < db_now() or d.next_call in ('post', 'attach'))`;
 
 /** Tried before and its fate unknown: it is looked for first, and that call may have to rest. */
 const IN_DOUBT = `d.try_count > 0 and d.next_call in ('post', 'attach')`;
@@ -145,7 +148,7 @@ export async function claimDue(
            -- Locked by key, one by one: statistics of a table that empties and fills make a join look at every row that is due.
            due as (
              select d.workspace_id, d.delivery_id from picked c cross join lateral (
-               select h.workspace_id, h.delivery_id, h.status, h.claimed_by, h.claimed_until, h.call_until from deliveries h
+               select h.workspace_id, h.delivery_id, h.status, h.claimed_by, h.claimed_until, h.call_until, h.next_call from deliveries h
                where h.workspace_id = c.workspace_id and h.delivery_id = c.delivery_id limit 1 for update skip locked) d
              where d.status = 'due' and ${IS_OPEN}),
            claimed as (
@@ -190,8 +193,9 @@ export async function msUntilDue(db: Queryable, inFlight: InFlight): Promise<num
 }
 
 /**
- * Holds the row for the one call that comes now, and takes the channel's beat for progress: once for a look and the post after it. `held`: nobody else gets the row before that call
- * can have no effect any more, whatever becomes of this worker; the caller makes it at once. `not_mine`: somebody else has the row meanwhile,
+ * Holds the row for the one call that comes now, and takes the channel's beat for progress: once for a look and the post after it. `held`:
+ * nobody else makes a call for it (but looks) before that one can have no effect any more, whatever becomes of this worker; the caller makes
+ * it at once. `not_mine`: somebody else has the row meanwhile,
  * or may have it any moment because this worker's lease has run out. `paused`: the call must rest, or the answer came so late that it may not
  * be made any more. Then nothing may be sent.
  */

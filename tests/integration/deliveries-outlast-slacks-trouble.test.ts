@@ -188,7 +188,7 @@ test('a revoked token: everything rests and readiness says so; all arrives when 
   await ring(story.db, 'delivery');
   await untilCard(asked);
   await quiet();
-  expect((await ready()).status).toBe(200);
+  await until('readiness to say so', async () => (await ready()).status === 200);
   await expectUntouched();
 });
 

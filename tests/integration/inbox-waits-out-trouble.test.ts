@@ -126,11 +126,12 @@ test('a click outlives Slack trouble of any length below a day, and is then hand
 
 test('a database that cannot be spoken to is trouble, not a defect of what came in', async () => {
   const log = testLog;
-  const pool = connectDatabase({ url: base.appUrl, log, maxConnections: 1, acquireTimeoutMs: 50 });
+  const pool = connectDatabase({ url: base.appUrl, log, maxConnections: 1, acquireTimeoutMs: 1_000 });
   const free = new URL(base.appUrl);
   free.port = '1';
   const nobody = connectDatabase({ url: free.href, log });
   const thrown = (work: Promise<unknown>) => work.then(String, (error: unknown) => error as Error);
+  // A second is enough to make the one connection, and too short to get it from who holds it.
   const starved = await pool.transaction(() => thrown(pool.query({ text: 'select 1' })));
   const cut = await thrown(pool.query({ text: 'select pg_terminate_backend(pg_backend_pid())' }));
   const refused = await thrown(nobody.query({ text: 'select 1' }));
