@@ -54,12 +54,12 @@ test('a thousand of twenty thousand rows are handled within seconds, the oldest'
   expect(rows[0]?.youngest).toBe(BACKLOG - seen.length + 1);
 });
 
-test('a click is handled at once behind twenty thousand mentions whose look-ups all hang', async () => {
+test('a click is handled at once behind thousands of mentions whose look-ups all hang', async () => {
   await base.db.query({ text: `update inbox set status = 'handled' where status = 'stored'` });
   await base.db.query({
     text: `insert into inbox (workspace_id, inbox_id, dedupe_key, source, payload)
            select $1, uuidv7(), 'hanging:' || n, 'event', '{"type":"event_callback"}' from generate_series(1, $2::integer) n`,
-    values: [WORKSPACE, BACKLOG],
+    values: [WORKSPACE, BACKLOG / 10],
   });
   const workerId = randomUUIDv7();
   await base.db.query({

@@ -377,8 +377,8 @@ describe('any card', () => {
         createdAt: long,
       });
       // Only the words of an approved card depend on what became of its action.
-      // Of what is split by the segmenter, one card: it takes its time.
-      const statuses = /^[ -~\n\u202e]+$/.test(dear) ? REQUEST_STATUSES : (['pending'] as const);
+      // Every state with what costs most in JSON and what costs most when it is shown; of the others the card that shows most.
+      const statuses = dear === '"' || dear === '\u202e' ? REQUEST_STATUSES : (['pending'] as const);
       for (const status of statuses)
         for (const actionStatus of status === 'approved' ? ACTION_STATUSES : (['awaiting'] as const))
           for (const settlement of [
