@@ -116,7 +116,8 @@ export interface DigestConfig {
 }
 
 /**
- * Parses the environment, and has the credentials in it masked from then on. An empty value counts as unset. Throws CONFIG_INVALID naming whatever is wrong and, `for` serve, whatever is
+ * Parses the environment, and has the credentials in it masked from then on. An empty value counts as unset. Throws CONFIG_INVALID naming
+ * whatever is wrong and, `for` serve, whatever is
  * missing beside it.
  */
 export function readVariables(

@@ -2,10 +2,9 @@
  * Whose turn it is: which deliveries may be sent now, by whom, and what must rest. Owns `delivery_pauses`, and the claims in
  * `deliveries`.
  *
- * Invariants. A row is sent by whoever holds its claim at that moment, and stays closed for as long as that call may last, whatever has become
- * of the worker. Rows wait in lanes (workspace, place, call, priority): a pause that
- * Slack asked for one call in one place holds back those lanes in every process, and nothing else. Progress goes at one pace per
- * channel, whatever number of tasks run there; nothing else waits for that. One place never takes more than a few slots of a process, and
+ * Invariants. A row is sent by whoever holds its claim at that moment, and nothing but a look is made for it by anybody else for as long as
+ * that call may last, whatever has become of the worker. Rows wait in lanes (workspace, place, call, priority): a pause that Slack asked for
+ * one call in one place holds back those lanes in every process, and nothing else. Progress goes at one pace per channel, whatever number of tasks run there; nothing else waits for that. One place never takes more than a few slots of a process, and
  * whatever is no decision leaves some of them free.
  * The cost of a look grows with the lanes, not with the rows that wait in them.
  */
@@ -195,9 +194,8 @@ export async function msUntilDue(db: Queryable, inFlight: InFlight): Promise<num
 /**
  * Holds the row for the one call that comes now, and takes the channel's beat for progress: once for a look and the post after it. `held`:
  * nobody else makes a call for it (but looks) before that one can have no effect any more, whatever becomes of this worker; the caller makes
- * it at once. `not_mine`: somebody else has the row meanwhile,
- * or may have it any moment because this worker's lease has run out. `paused`: the call must rest, or the answer came so late that it may not
- * be made any more. Then nothing may be sent.
+ * it at once. `not_mine`: somebody else has the row meanwhile, or may have it any moment because this worker's lease has run out. `paused`:
+ * the call must rest, or the answer came so late that it may not be made any more. Then nothing may be sent.
  */
 export async function renew(
   db: Queryable,

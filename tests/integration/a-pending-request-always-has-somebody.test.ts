@@ -265,20 +265,23 @@ describe('of an action that no card stands for', () => {
       .map(({ place }) => place);
   let about: { readonly taskId: string; readonly actionId: string };
 
+  /** Owes the question what became of the action. */
+  const ask = (): Promise<void> =>
+    sending.db.transaction((tx) =>
+      owe(tx, {
+        workspaceId: WORKSPACE,
+        viewKind: 'receipt',
+        content: { actionId: about.actionId, line: 'l', approvedBy: [], asks: [] },
+        target: { to: 'channel', channelId: 'CGONE' },
+        priority: PRIORITY.decision,
+      }),
+    );
+
   /** Owes its task's message, and the question when there is one; gives the task once every copy has come to an end. */
   async function tell(actionStatus: string, count: number): Promise<void> {
     about = await makeAction(actionStatus);
     await sending.owe('CGONE', { viewKind: 'task', subjectId: about.taskId, priority: PRIORITY.progress });
-    if (actionStatus === 'unknown')
-      await sending.db.transaction((tx) =>
-        owe(tx, {
-          workspaceId: WORKSPACE,
-          viewKind: 'receipt',
-          content: { actionId: about.actionId, line: 'l', approvedBy: [], asks: [] },
-          target: { to: 'channel', channelId: 'CGONE' },
-          priority: PRIORITY.decision,
-        }),
-      );
+    if (actionStatus === 'unknown') await ask();
     await until('every copy to end', async () => {
       const all = await kinds();
       return all.length === count && all.every(({ status }) => status !== 'due');
@@ -321,15 +324,7 @@ describe('of an action that no card stands for', () => {
       values: [about.actionId],
     });
 
-    await sending.db.transaction((tx) =>
-      owe(tx, {
-        workspaceId: WORKSPACE,
-        viewKind: 'receipt',
-        content: { actionId: about.actionId, line: 'l', approvedBy: [], asks: [] },
-        target: { to: 'channel', channelId: 'CGONE' },
-        priority: PRIORITY.decision,
-      }),
-    );
+    await ask();
 
     await until('the admins to have both', async () => {
       const counts = [(await told('task')).length, (await told('receipt')).length];
