@@ -6,7 +6,7 @@ export default defineConfig({
     globalSetup: ['tests/support/global-setup.ts'],
     testTimeout: 30_000,
     hookTimeout: 60_000,
-    // Each file has a database of its own; two cores carry two files at a time.
-    maxWorkers: 2,
+    // Each file has a database of its own. Two cores carry three files at a time: many a file waits for a lease or a pause to end.
+    maxWorkers: 3,
   },
 });

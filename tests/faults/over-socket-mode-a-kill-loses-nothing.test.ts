@@ -58,5 +58,5 @@ test('Slack goes and comes back: the product connects again by itself', async ()
     },
     90_000,
   );
-  expect((await fetch(`${product.now.url}/readyz`)).status).toBe(200);
+  await until('readiness to say yes', async () => (await fetch(`${product.now.url}/readyz`)).status === 200);
 }, 180_000);
