@@ -5,11 +5,13 @@ import { maskedJson, maskSecrets } from '../secrets.ts';
 
 /** Prints lines on standard output, masked. A reader who has had enough, as `head` has, ends the process without an error. */
 export function print(...lines: readonly string[]): void {
-  process.stdout.once('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(0);
-    throw error;
-  });
+  if (!process.stdout.listeners('error').includes(readerGone)) process.stdout.on('error', readerGone);
   process.stdout.write(`${maskSecrets(lines.join('\n'))}\n`);
+}
+
+function readerGone(error: NodeJS.ErrnoException): void {
+  if (error.code === 'EPIPE') process.exit(0);
+  throw error;
 }
 
 /** Prints one JSON value on one line, for programs: masked within its strings, so that it stays JSON. */

@@ -261,6 +261,7 @@ describe('no credential', () => {
   });
 
   it('is printed on the terminal', () => {
+    const before = process.stdout.listenerCount('error');
     const out: string[] = [];
     const write = ((chunk: unknown) => out.push(String(chunk)) > 0) as typeof process.stdout.write;
     vi.spyOn(process.stdout, 'write').mockImplementation(write);
@@ -277,6 +278,9 @@ describe('no credential', () => {
       }),
       { numRuns: 200 },
     );
+    // However many lines, one listener waits for a reader who goes away.
+    const ours = process.stdout.listenerCount('error') - before;
+    expect(ours).toBe(1);
     process.stdout.removeAllListeners('error');
   });
 
