@@ -4,8 +4,9 @@
  *
  * Invariants. A row is sent by whoever holds its claim at that moment, and nothing but a look is made for it by anybody else for as long as
  * that call may last, whatever has become of the worker. Rows wait in lanes (workspace, place, call, priority): a pause that Slack asked for
- * one call in one place holds back those lanes in every process, and nothing else. Progress goes at one pace per channel, whatever number of tasks run there; nothing else waits for that. One place never takes more than a few slots of a process, and
- * whatever is no decision leaves some of them free.
+ * one call in one place holds back those lanes in every process, and nothing else but edits of progress elsewhere, when it is edits that
+ * Slack limits. Progress goes at one pace per channel, whatever number of tasks run there; nothing else waits for that. One place never
+ * takes more than a few slots of a process, and whatever is no decision leaves some of them free.
  * The cost of a look grows with the lanes, not with the rows that wait in them.
  */
 import type { JsonObject, Queryable, WorkspaceId } from '../types.ts';
@@ -96,7 +97,9 @@ const LANES = `recursive lane as (
       ${SLOTS} - busy.count - case when l.priority > ${PRIORITY.decision} then ${KEPT_SLOTS} else 0 end as free,
       (select max(p.until) from delivery_pauses p
        where p.workspace_id = l.workspace_id and ((p.place = l.place and p.call = l.next_call) or (p.place = '*' and p.call = '*')
-         or (l.priority = ${PRIORITY.progress} and p.place = l.place and p.call = 'progress'))) as until,
+         or (l.priority = ${PRIORITY.progress} and p.place = l.place and p.call = 'progress')
+         -- Slack counts edits per workspace: what it grants next is for cards.
+         or (l.priority = ${PRIORITY.progress} and l.next_call = 'update' and p.call = 'update'))) as until,
       (select p.until from delivery_pauses p where p.workspace_id = l.workspace_id and p.place = l.place and p.call = 'find') as find_until
     from lane l cross join (select coalesce(sum(c), 0)::int as count from unnest($2::int[]) c) busy
     left join unnest($1::text[], $2::int[]) f (place, count) on f.place = l.place)`;
@@ -208,7 +211,8 @@ export async function renew(
     name: 'delivery_renew',
     text: `with paused as materialized (
              select 1 from delivery_pauses where workspace_id = $1 and until > db_now()
-               and ((place = $4 and call = $5) or (place = '*' and call = '*' and not $6))),
+               and ((place = $4 and call = $5) or (place = '*' and call = '*' and not $6)
+                 or ($8 and call = 'update' and $5 = 'update'))),
            beat as (
              insert into delivery_pauses as p (workspace_id, place, call, until)
              select $1, $4, 'progress', db_now() + ${PROGRESS_EVERY_MS} * interval '1 millisecond'
@@ -231,6 +235,7 @@ export async function renew(
       call,
       row.is_probe,
       row.priority === PRIORITY.progress && row.has_beat !== true,
+      row.priority === PRIORITY.progress,
     ],
   });
   const [held] = rows;

@@ -29,6 +29,7 @@ let removed: string[] = [];
 beforeEach(async () => {
   await base.setClock('0');
   await base.db.query({ text: `update deliveries set status = 'refused'` });
+  await base.db.query({ text: 'delete from delivery_pauses' });
   [posts, edits, removed, looks] = [[], [], [], 0];
   bell = await openBell(base.db);
 });
@@ -323,6 +324,37 @@ test('progress in doubt is looked for only when its channel lets it be sent', as
   await oweOne();
   await settled(subjectId);
   expect(looks).toBe(1);
+});
+
+test('an edit of progress that was begun before Slack limited edits elsewhere is not sent', async () => {
+  const drawn = Promise.withResolvers<void>();
+  let draws = 0;
+  await work({
+    name: 'only',
+    view: async () => {
+      draws += 1;
+      if (draws === 2) await drawn.promise;
+    },
+  });
+  const subjectId = await oweOne();
+  await settled(subjectId);
+  await base.setClock('2 seconds');
+  await base.db.transaction((tx) => redraw(tx, WORKSPACE, subjectId));
+  await until('the edit to be drawn', async () => draws === 2);
+  await base.db.query({
+    text: `insert into delivery_pauses (workspace_id, place, call, until)
+           values ($1, 'CLIMITED', 'update', db_now() + interval '20 seconds')`,
+    values: [WORKSPACE],
+  });
+
+  drawn.resolve();
+  await until('it to be let go', async () => (await rowOf(subjectId)).try_count === 0);
+
+  expect(edits).toEqual([]);
+  await base.setClock('23 seconds');
+  await oweOne();
+  await settled(subjectId);
+  expect(edits).toHaveLength(1);
 });
 
 test('a message is recorded though the file beside it cannot be written down', async () => {

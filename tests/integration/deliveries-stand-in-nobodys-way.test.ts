@@ -8,7 +8,7 @@
 import { expect, test } from 'vitest';
 import { CountersignError, DeliveryAnswered, DeliveryRefused } from '../../src/errors.ts';
 import { PRIORITY } from '../../src/jobs/deliveries.ts';
-import { deliveryHealth } from '../../src/jobs/delivery-queue.ts';
+import { deliveryHealth, msUntilDue } from '../../src/jobs/delivery-queue.ts';
 import { until } from '../support/database.ts';
 import { useSending } from '../support/sending.ts';
 
@@ -59,6 +59,37 @@ test('a pause of posting leaves edits of the same channel alone', async () => {
   await sending.settled(standing);
 
   expect(sending.calls.at(-1)).toMatchObject({ call: 'update', subjectId: standing });
+});
+
+test('a pause of editing, which Slack counts per workspace, holds progress back in every channel and cards in one', async () => {
+  await sending.work('one');
+  await sending.work('two');
+  const limited = await sending.owe('CSLOW');
+  const card = await sending.owe('CCARD');
+  const progress = await sending.owe('CTASK', { priority: PRIORITY.progress });
+  for (const subjectId of [limited, card, progress]) await sending.settled(subjectId);
+  sending.slack = ({ channelId }) => {
+    if (channelId === 'CSLOW') throw rateLimited(60);
+  };
+  await sending.redraw(limited);
+  await until('the pause', async () => (await sending.row(limited))?.last_error !== null);
+
+  await sending.redraw(progress);
+  await sending.redraw(card);
+  await sending.settled(card);
+  // Posts are counted otherwise: a new task still gets its message.
+  await sending.settled(await sending.owe('CNEW', { priority: PRIORITY.progress }));
+
+  expect(callsFor('CTASK').map(({ call }) => call)).toEqual(['post']);
+  expect(await sending.row(progress)).toMatchObject({ status: 'due', try_count: 0 });
+  // Nobody takes it up in vain meanwhile.
+  expect(await msUntilDue(sending.db, new Map())).toBeGreaterThan(30_000);
+
+  sending.slack = () => undefined;
+  await sending.setClock('61 seconds');
+  await sending.ring();
+  await sending.settled(progress);
+  expect(callsFor('CTASK').map(({ call }) => call)).toEqual(['post', 'update']);
 });
 
 test('what waits for a pause goes out when it ends, not at the next sweep', async () => {
