@@ -99,7 +99,7 @@ export const SECRET_SHAPES: readonly SecretShape[] = [
     String.raw`(?:SG\.[\w-]{20,24}\.[\w-]{39,50}|hf_[A-Za-z]{34}(?![A-Za-z])|do[opr]_v1_[a-f0-9]{64}|pypi-AgE[\w-]{50,}|dckr_pat_[\w-]{20,}|hv[sb]\.[\w-]{24,}|AGE-SECRET-KEY-1[0-9A-Z]{58})`,
   ),
   // RFC 7519: three base64url parts, of which two begin with `{"`.
-  word('JWT', ['eyJ'], String.raw`eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}`),
+  { name: 'JWT', mask: maskJwts },
   // RFC 6750 and RFC 7617.
   { name: 'authorization header', mask: maskAuthorization },
   // RFC 3986 3.2.1: the password of a URL, also of one that is percent-encoded inside another; a placeholder of a program is none.
@@ -167,6 +167,18 @@ function masked(value: unknown): unknown {
     : value;
 }
 
+/** The two parts after the first are optional, so that a run of letters that is no token is passed over once, not once per `eyJ` in it. */
+const JWT = new RegExp(
+  START + String.raw`eyJ[A-Za-z0-9_-]{8,}(\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,})?`,
+  'g',
+);
+
+function maskJwts(text: string): string {
+  return text.includes('eyJ')
+    ? text.replace(JWT, (found, rest: string | undefined) => (rest === undefined ? found : MASK))
+    : text;
+}
+
 const KEY_BEGINS = /-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----/g;
 const KEY_ENDS = /-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----/g;
 /** What stands in a key that was cut off: base64, its headers, line breaks as they are or escaped. */
@@ -188,9 +200,10 @@ function maskPrivateKeys(text: string): string {
           ? { from: Number.POSITIVE_INFINITY, to: Number.POSITIVE_INFINITY }
           : { from: found.index, to: KEY_ENDS.lastIndex };
     }
+    // Only of a key that was cut off: read for each, a body would be read to the end of the text each time.
     KEY_BODY.lastIndex = bodyAt;
-    const bodyEnds = KEY_BODY.exec(text) === null ? bodyAt : KEY_BODY.lastIndex;
-    const to = end.to === Number.POSITIVE_INFINITY ? bodyEnds : end.to;
+    const isCutOff = end.to === Number.POSITIVE_INFINITY;
+    const to = !isCutOff ? end.to : KEY_BODY.exec(text) === null ? bodyAt : KEY_BODY.lastIndex;
     out += text.slice(at, begin.index) + MASK;
     at = to;
     KEY_BEGINS.lastIndex = to;

@@ -194,6 +194,8 @@ describe('a long text made to be slow', () => {
       '.eyJaaaaaaaa',
       'eyJaaaaaaaa.eyJaaaaaaaa.',
       '%2DeyJ',
+      '-eyJ',
+      '_eyJaaaaaaaa',
       '\\neyJ',
       'AKIA',
       'AKIAAAAAAAAAAAAAAAAA ',
@@ -204,6 +206,7 @@ describe('a long text made to be slow', () => {
       '-----BEGIN ',
       '-----BEGIN PRIVATE KEY-----\nAAAA',
       '-----END PRIVATE KEY-----',
+      '-----BEGIN PRIVATE KEY----------END PRIVATE KEY-----',
     ],
     ...[
       'bearer ',
