@@ -140,7 +140,8 @@ export function readVariables(
 
 /** The value itself; of a database's URL its password alone. */
 function credentialsIn(name: string, value = ''): string[] {
-  if (!name.startsWith('DATABASE')) return [value];
+  // As it is used: the schema takes off what a file or a shell left behind.
+  if (!name.startsWith('DATABASE')) return [value.trim()];
   const encoded = URL.parse(value)?.password ?? '';
   try {
     return [encoded, decodeURIComponent(encoded)];

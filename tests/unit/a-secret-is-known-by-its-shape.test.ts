@@ -8,6 +8,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { readVariables } from '../../src/config.ts';
 import { holdsSecret, maskAlso, maskedJson, maskSecrets, SECRET_SHAPES } from '../../src/secrets.ts';
 import { PLANTED, planted } from '../support/secrets.ts';
 
@@ -96,6 +97,13 @@ describe('a credential of this process', () => {
     expect(maskSecrets('the postgres database')).toBe('the postgres database');
     expect(holdsSecret(secret)).toBe(true);
   });
+});
+
+it('a credential whose variable ends in a line break is masked as it is used', () => {
+  const secret = '8f742231b10e8888abcd99yyyzzz85a6';
+  readVariables({ SLACK_SIGNING_SECRET: `${secret}\n` });
+
+  expect(maskSecrets(`it is ${secret}.`)).toBe('it is [secret].');
 });
 
 describe('what is no credential', () => {
