@@ -71,7 +71,8 @@ function requestText(view: ApprovalView): WholeText {
     title: 'The whole request',
     content: parts
       .filter(([, text]) => text !== '')
-      .map(([heading, text]) => `== ${heading}\n${visible(text)}\n`)
+      // Outside text may not begin a part of its own.
+      .map(([heading, text]) => `== ${heading}\n${visible(text).replaceAll(/^(?===)/gm, ' ')}\n`)
       .join('\n'),
   };
 }
