@@ -167,7 +167,8 @@ async function failed(options: DeliveryOptions, row: DeliveryRow, call: Call, er
           'Slack refuses the token: everything rests and is sent when it works again',
         );
       else log.info({ ...about, error: stored.message }, 'Slack still refuses the token');
-      return release(database, row, stored.message);
+      // Another row is the next to try: what Slack refuses may be this one alone.
+      return release(database, row, stored.message, true);
     }
     // Workspaces may close messages for edits after a while. One that says what it should may well stand.
     if (refusedFor === 'fixed' && row.shown_version === row.wanted_version)
@@ -190,6 +191,11 @@ async function failed(options: DeliveryOptions, row: DeliveryRow, call: Call, er
       { ...about, place: row.place, waitMs: asked, waiting },
       'Slack asks for a pause; nothing is lost',
     );
+    // The lane of notes knows no pause of looking: let go, it would be taken again at once.
+    if (call === 'find' && row.next_call === 'note') {
+      await retryLater(database, row, stored.message, asked, false);
+      return;
+    }
     return release(database, row, stored.message);
   }
   const waitMs = pauseMs(FIRST_BACKOFF_MS, row.try_count, undefined);

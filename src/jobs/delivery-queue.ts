@@ -143,7 +143,9 @@ export async function claimDue(
            resting as materialized (select workspace_id from delivery_pauses where place = '*' and call = '*'),
            picked as materialized (
              select workspace_id, delivery_id from (
-               select *, row_number() over (order by priority, next_try_at, delivery_id) as turn
+               -- While the token is refused each row has its turn, so that none that Slack refuses for its own sake is the only one to try.
+               select *, row_number() over (order by case when exists (select 1 from resting) then 0 else priority end,
+                 next_try_at, delivery_id) as turn
                from candidates where nth <= room and not claim_is_open($3, 'infinity')) c
              where turn <= free order by turn
              limit case when exists (select 1 from resting) then 1 else $4::int end),
@@ -268,7 +270,9 @@ export async function settle(
                  where r.workspace_id = d.workspace_id and r.request_id = d.subject_id and (r.status = 'pending' or a.status = 'unknown')))
                  or view_kind = 'task' and exists (select 1 from tasks t
                    where t.workspace_id = d.workspace_id and t.task_id = d.subject_id and ${HAS_UNSETTLED})
-               then db_now() + ${REFRESH_MS} * interval '1 millisecond' end
+               then db_now() + ${REFRESH_MS} * interval '1 millisecond'
+               -- This drawing was begun before an earlier one had to have arrived.
+               when refresh_at > claimed_until - ${CLAIM_MS} * interval '1 millisecond' then refresh_at end
            where workspace_id = $1 and delivery_id = $2 and claimed_until = $3::timestamptz`,
     values: [row.workspace_id, row.delivery_id, row.claim, ts, row.wanted_version, filed, row.doubt_until],
   });
@@ -336,13 +340,22 @@ export async function waitOutDoubt(db: Queryable, row: DeliveryRow): Promise<voi
   });
 }
 
-/** Lets the row go as if it had not been tried: nothing reached Slack. Its lane says when it is its turn again. `row.ts` was found meanwhile, or not. */
-export async function release(db: Queryable, row: DeliveryRow, message: string | null): Promise<void> {
+/**
+ * Lets the row go as if it had not been tried: nothing reached Slack. Its lane says when it is its turn again, and `isLast` that it is not
+ * before what waits in it by now. `row.ts` was found meanwhile, or not.
+ */
+export async function release(
+  db: Queryable,
+  row: DeliveryRow,
+  message: string | null,
+  isLast = false,
+): Promise<void> {
   await db.query({
     text: `update deliveries set claimed_by = null, claimed_until = null, try_count = greatest(try_count - 1, 0), ts = $5,
+             next_try_at = case when $7::boolean then db_now() else next_try_at end,
              last_error = coalesce($4, last_error), call_until = $6::timestamptz
            where workspace_id = $1 and delivery_id = $2 and claimed_until = $3::timestamptz`,
-    values: [row.workspace_id, row.delivery_id, row.claim, message, row.ts, row.doubt_until],
+    values: [row.workspace_id, row.delivery_id, row.claim, message, row.ts, row.doubt_until, isLast],
   });
 }
 

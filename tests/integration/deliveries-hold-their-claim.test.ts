@@ -46,6 +46,7 @@ interface Worker {
   readonly view?: (subjectId: string) => Promise<void>;
   readonly post?: (subjectId: string) => Promise<void>;
   readonly update?: () => Promise<void>;
+  readonly find?: () => Promise<void>;
   readonly database?: Database;
   readonly whole?: Messenger['whole'];
 }
@@ -56,6 +57,7 @@ async function work({
   view,
   post,
   update,
+  find,
   database = base.db,
   whole = () => null,
 }: Worker): Promise<string> {
@@ -73,6 +75,7 @@ async function work({
     },
     async find() {
       looks += 1;
+      await find?.();
       return null;
     },
     async update(_workspaceId, _deliveryId, _channelId, ts) {
@@ -128,6 +131,21 @@ async function oweOne(
       subjectId,
       target: { to: 'channel', channelId },
       priority,
+    }),
+  );
+  return subjectId;
+}
+
+/** Shown to one person alone: in the channel, or in their direct message when that is their own id. */
+async function oweNote(channelId: string): Promise<string> {
+  const subjectId = randomUUIDv7();
+  await base.db.transaction((tx) =>
+    owe(tx, {
+      workspaceId: WORKSPACE,
+      viewKind: 'task',
+      subjectId,
+      target: { to: 'person', channelId, threadTs: null, userId: 'U1' },
+      priority: PRIORITY.decision,
     }),
   );
   return subjectId;
@@ -371,7 +389,6 @@ test('a message is recorded though the file beside it cannot be written down', a
 });
 
 test('a private note waits for no look, which nobody can make', async () => {
-  const target = { to: 'person', channelId: 'CNOTE', threadTs: null, userId: 'U1' } as const;
   await base.db.query({
     text: `insert into delivery_pauses (workspace_id, place, call, until) values ($1, 'CNOTE', 'find', 'infinity')`,
     values: [WORKSPACE],
@@ -380,15 +397,7 @@ test('a private note waits for no look, which nobody can make', async () => {
     name: 'only',
     post: () => (posts.length === 1 ? Promise.reject(new Error('no answer within 10 s')) : Promise.resolve()),
   });
-  const subjectId = randomUUIDv7();
-  const owed = {
-    workspaceId: WORKSPACE,
-    viewKind: 'task',
-    subjectId,
-    target,
-    priority: PRIORITY.decision,
-  } as const;
-  await base.db.transaction((tx) => owe(tx, owed));
+  const subjectId = await oweNote('CNOTE');
 
   await settled(subjectId);
 
@@ -397,21 +406,26 @@ test('a private note waits for no look, which nobody can make', async () => {
 });
 
 test('a note in a direct message is looked for like any other message', async () => {
-  const target = { to: 'person', channelId: 'U1', threadTs: null, userId: 'U1' } as const;
   await work({ name: 'only', post: () => Promise.reject(new Error('no answer within 10 s')) });
-  const subjectId = randomUUIDv7();
-  const owed = {
-    workspaceId: WORKSPACE,
-    viewKind: 'task',
-    subjectId,
-    target,
-    priority: PRIORITY.decision,
-  } as const;
-  await base.db.transaction((tx) => owe(tx, owed));
+  const subjectId = await oweNote('U1');
 
   await until('the look', async () => looks === 1);
   await until('it to wait', async () => (await rowOf(subjectId)).wait_ms > 10_000);
   expect(posts).toHaveLength(1);
+});
+
+test('and Slack is not asked again before the pause that it wants between looks', async () => {
+  await work({
+    name: 'only',
+    post: () => (posts.length === 1 ? Promise.reject(new Error('no answer within 10 s')) : Promise.resolve()),
+    find: () =>
+      Promise.reject(new CountersignError('DELIVERY_FAILED', 'rate limited', { retryAfterMs: 40_000 })),
+  });
+  const subjectId = await oweNote('U1');
+
+  await until('it to wait', async () => (await rowOf(subjectId)).wait_ms > 30_000);
+  await settled(await oweOne());
+  expect(looks).toBe(1);
 });
 
 test('an edit that comes after a newer one, from a worker that had lost the row, is drawn over', async () => {
@@ -445,11 +459,15 @@ test('a message whose edit may still come after a newer one is drawn once more w
   await redrawIt(subjectId);
   await until('the second edit', async () => edits.length === 2);
   await settled(subjectId);
+  // A newer state meanwhile: the first edit may come after that as well.
+  await redrawIt(subjectId);
+  await until('the third edit', async () => edits.length === 3);
+  await settled(subjectId);
 
   await base.setClock('26 seconds');
   await until('one more', async () => {
     await settled(await oweOne());
-    return edits.length === 3;
+    return edits.length === 4;
   });
   await settled(subjectId);
   const { rows } = await base.db.query({

@@ -263,6 +263,26 @@ test('while the token is refused one message at a time tries; when it works agai
   expect(rows).toEqual([]);
 });
 
+test('a message for which alone Slack refuses the token keeps no other from being tried, of whatever kind', async () => {
+  sending.slack = ({ channelId }) => {
+    if (channelId === 'CBAD')
+      throw new DeliveryRefused('chat.postMessage: team_access_not_granted', 'credential');
+  };
+  await sending.work();
+  const bad = await sending.owe('CBAD');
+  await until('the rest', async () => (await deliveryHealth(sending.db)).tokenRefused !== null);
+  const good = await sending.owe('CGOOD', { priority: PRIORITY.progress });
+
+  await until('the other to be tried', async () => {
+    await sending.setClock(`${125 * (sending.calls.length + 1)} seconds`);
+    await sending.ring();
+    return (await sending.row(good))?.status === 'settled';
+  });
+
+  expect(callsFor('CBAD').length).toBeLessThanOrEqual(2);
+  expect(await sending.row(bad)).toMatchObject({ status: 'due' });
+});
+
 test('a try that fails, or finds nothing to send, does not end the rest; the next comes two minutes later', async () => {
   const rests = async () => (await deliveryHealth(sending.db)).tokenRefused !== null;
   sending.slack = () => {
