@@ -51,7 +51,7 @@ export async function benchEdge({ quiet, only, url, seconds }: BenchOptions): Pr
     await once(bare.child, 'exit');
 
     const product = await started('product.ts', database.url, slack.url);
-    await sendEvents(product.port, { count: WARM_UP, perSecond: PER_SECOND, from: 0 });
+    const warm = await sendEvents(product.port, { count: WARM_UP, perSecond: PER_SECOND, from: 0 });
     product.child.send('work');
     await nextMessage(product.child);
     const before = await stepsOf(database);
@@ -64,13 +64,13 @@ export async function benchEdge({ quiet, only, url, seconds }: BenchOptions): Pr
     const counts = await drained(database, quiet);
     const drainSeconds = (performance.now() - drainingSince) / 1_000;
 
-    const acked = sent.filter(({ status }) => status === 200).length + WARM_UP;
+    const acked = ackedOf(sent);
     const figures = [
       ackFigure('ack-p50', 0.5, sent, floor, 10),
       ackFigure('ack-p99', 0.99, sent, floor, 100),
       ackFigure('ack-max', 1, sent, floor, 1_500),
-      exact('refused', count - (acked - WARM_UP), 0, 'events'),
-      exact('lost', acked - counts.finished, 0, 'events'),
+      exact('refused', count - acked, 0, 'events'),
+      exact('lost', ackedOf(warm) + acked - counts.finished, 0, 'events'),
       exact('not-distinct', counts.events - counts.finished, 0, 'runs'),
       shown('finished-meanwhile', finishedMeanwhile, 'runs'),
       shown('steps-meanwhile', steps, 'steps'),
@@ -84,6 +84,10 @@ export async function benchEdge({ quiet, only, url, seconds }: BenchOptions): Pr
     await slack.close();
     await world.close();
   }
+}
+
+function ackedOf(sent: readonly Sent[]): number {
+  return sent.filter(({ status }) => status === 200).length;
 }
 
 /** The value is over all events; the rounds are its windows, in order, so that a slow phase shows. */

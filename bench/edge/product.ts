@@ -81,7 +81,7 @@ const desk = createDesk({
 });
 const receiver = new HttpReceiver({
   ingest: createIngest({
-    store: (row, signal) => storeRequest(ackDatabase, row, signal),
+    store: (row, deadline) => storeRequest(ackDatabase, row, deadline),
     signingSecrets: [SIGNING_SECRET],
     nowSeconds: () => Math.floor(Date.now() / 1_000),
   }),
