@@ -197,7 +197,7 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   const sealer = startSealer(database, log);
 
   const store: StoreOptions = {
-    store: (row, signal) => storeRequest(ackDatabase, row, signal),
+    store: (row, deadline) => storeRequest(ackDatabase, row, deadline),
     mend: mendForm,
   };
   const { receiver: from } = config.slack;

@@ -51,6 +51,13 @@ export interface Statement {
   readonly name?: string;
 }
 
+/** Until when somebody waits for an answer. What comes after it must not have happened. */
+export interface Deadline {
+  /** Aborted when it is over. */
+  readonly signal: AbortSignal;
+  leftMs(): number;
+}
+
 /** Something statements can be sent to: a pool (each statement its own transaction) or an open transaction. */
 export interface Queryable {
   query<Row extends object>(statement: Statement): Promise<{ rows: Row[]; rowCount: number }>;

@@ -8,13 +8,14 @@
  */
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import { CountersignError, type ErrorCode } from '../errors.ts';
+import type { Deadline } from '../types.ts';
 import { type Inbound, type InboundRow, parseEnvelope, parseInbound } from './inbound.ts';
 
 /**
- * Joins no transaction of the caller: it commits before it resolves. Throws when the row cannot be stored. Once `signal` is aborted nothing is to
- * be stored any more.
+ * Joins no transaction of the caller: it commits before it resolves. Throws when the row cannot be stored. After `deadline` nothing is to be stored
+ * any more.
  */
-export type StoreInbox = (row: InboundRow, signal: AbortSignal) => Promise<'stored' | 'duplicate'>;
+export type StoreInbox = (row: InboundRow, deadline: Deadline) => Promise<'stored' | 'duplicate'>;
 
 export interface IngestResult {
   /** `certificate_check`: the one request of Slack's that bears no signature. */
@@ -59,7 +60,7 @@ export interface StoreOptions {
   readonly mend?: (row: InboundRow) => object | null;
   /**
    * Bound on storing, default `900`: whoever cannot store says so within a second (FAULTS), and Slack sends it again.
-   * What was under way and is stored after all is met by that delivery.
+   * What is being committed at that moment and stands after all is met by that delivery.
    */
   readonly storeTimeoutMs?: number;
 }
@@ -119,7 +120,7 @@ async function settle(inbound: Inbound, options: StoreOptions): Promise<IngestRe
       if (mended !== null) return { outcome: 'mended', status: 200, body: mended };
       try {
         const outcome = await within(
-          (signal) => options.store(inbound.row, signal),
+          (deadline) => options.store(inbound.row, deadline),
           options.storeTimeoutMs ?? STORE_TIMEOUT_MS,
         );
         return { outcome, status: 200, body: '' };
@@ -188,18 +189,23 @@ function isSslCheck(rawBody: Uint8Array, headers: InboundHeaders): boolean {
   );
 }
 
-async function within<T>(work: (signal: AbortSignal) => Promise<T>, timeoutMs: number): Promise<T> {
+async function within<T>(work: (deadline: Deadline) => Promise<T>, timeoutMs: number): Promise<T> {
   const given = new AbortController();
+  const endsAt = performance.now() + timeoutMs;
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
       const error = new Error(`The inbox row was not stored within ${timeoutMs} ms.`);
       given.abort(error);
-      reject(error);
+      // In a process that was held up the answer may have come in time and lie unread: it is read between timers and this.
+      setImmediate(reject, error);
     }, timeoutMs);
   });
   try {
-    return await Promise.race([work(given.signal), late]);
+    return await Promise.race([
+      work({ signal: given.signal, leftMs: () => endsAt - performance.now() }),
+      late,
+    ]);
   } finally {
     clearTimeout(timer);
   }

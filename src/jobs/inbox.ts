@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { CountersignError, DeliveryRefused, toStoredError } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import type { JsonObject, Queryable, Tx, WorkspaceId } from '../types.ts';
+import type { Deadline, JsonObject, Queryable, Tx, WorkspaceId } from '../types.ts';
 import type { DeliveryTarget } from '../views.ts';
 import { oweNote } from './deliveries.ts';
 import type { Consequence, InboxRow } from './desk.ts';
@@ -68,13 +68,14 @@ export interface StoredRequest {
 
 /**
  * Stores one request and wakes the inbox workers: one statement, its own transaction. `duplicate` when its key is there already, handled or
- * not. Throws when it cannot be stored; then nothing may be acknowledged. Once `signal` is aborted nothing is sent any more: what Slack was
- * told is not stored, and Slack told its author, does not happen after all.
+ * not. Throws when it cannot be stored; then nothing may be acknowledged. What is not stored within `deadline` is undone, however long it
+ * waited in the database: what Slack was told is not stored, and Slack told its author, does not happen after all. Only a commit that is
+ * already being written when time is up still stands.
  */
 export async function storeRequest(
   db: Database,
   request: StoredRequest,
-  signal?: AbortSignal,
+  deadline?: Deadline,
 ): Promise<'stored' | 'duplicate'> {
   const statement = {
     name: 'inbox_store',
@@ -82,7 +83,10 @@ export async function storeRequest(
              insert into inbox (workspace_id, inbox_id, dedupe_key, source, payload) values ($1, $2, $3, $4, $5)
              on conflict (workspace_id, dedupe_key) do update set delivery_count = inbox.delivery_count + 1
              returning (xmax = 0) as inserted)
-           select inserted, case when inserted then pg_notify('${WAKE_CHANNEL}', $6) end from stored`,
+           select inserted, case when inserted then pg_notify('${WAKE_CHANNEL}', $6) end,
+             -- Divides by zero, and so undoes all of it, when it is too late. now() is when the first message of this statement came.
+             1 / (coalesce(clock_timestamp() < now() + $7::float8 * interval '1 millisecond', true))::int
+           from stored`,
     values: [
       request.workspaceId,
       randomUUIDv7(),
@@ -90,9 +94,11 @@ export async function storeRequest(
       request.source,
       JSON.stringify(request.payload),
       LANES[request.source === 'event' ? 1 : 0].word,
+      // Asked by pg when the statement is sent, which may be long after now: a connection has to be free.
+      deadline === undefined ? null : { toPostgres: () => deadline.leftMs() },
     ],
   };
-  const { rows } = await db.query<{ inserted: boolean }>(statement, signal);
+  const { rows } = await db.query<{ inserted: boolean }>(statement, deadline?.signal);
   return rows[0]?.inserted ? 'stored' : 'duplicate';
 }
 

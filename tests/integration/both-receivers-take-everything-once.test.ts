@@ -54,7 +54,7 @@ describe.each(['http', 'socket'] as const)('over %s', (by) => {
   let store: StoreOptions['store'];
   const taken: InboundRow[] = [];
 
-  const reallyStore: StoreOptions['store'] = (row, signal) => storeRequest(base.db, row, signal);
+  const reallyStore: StoreOptions['store'] = (row, deadline) => storeRequest(base.db, row, deadline);
 
   beforeAll(async () => {
     stateDir = await mkdtemp(join(tmpdir(), `both-receivers-${by}-`));

@@ -4,6 +4,7 @@
  * owes its author a private note. What Slack was told is not stored is not stored later.
  */
 import { randomUUIDv7 } from 'node:crypto';
+import { setTimeout as pause } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { CountersignError, DeliveryRefused } from '../../src/errors.ts';
 import type { InboxRow } from '../../src/jobs/desk.ts';
@@ -159,7 +160,11 @@ test('what was given up while it waited for a connection is not stored later', a
   const stored = await pool.transaction(async () => {
     const waiting = [
       storeRequest(pool, { ...request, dedupeKey: 'in time' }),
-      storeRequest(pool, { ...request, dedupeKey: 'too late' }, given.signal),
+      storeRequest(
+        pool,
+        { ...request, dedupeKey: 'too late' },
+        { signal: given.signal, leftMs: () => 1_000 },
+      ),
     ];
     given.abort(new Error('too late'));
     return { settled: Promise.allSettled(waiting) };
@@ -171,6 +176,36 @@ test('what was given up while it waited for a connection is not stored later', a
     text: `select dedupe_key from inbox where dedupe_key in ('in time', 'too late')`,
   });
   expect(rows).toEqual([{ dedupe_key: 'in time' }]);
+});
+
+test('what waited in the database for longer than Slack does is not stored either', async () => {
+  const request = { workspaceId: WORKSPACE, source: 'interaction', payload: CLICK } as const;
+  const { signal } = new AbortController();
+  const stored = await base.db.transaction(async (tx) => {
+    await tx.query({ text: 'lock table inbox in share mode' });
+    const waiting = [
+      storeRequest(base.db, { ...request, dedupeKey: 'for long' }, { signal, leftMs: () => 20_000 }),
+      storeRequest(base.db, { ...request, dedupeKey: 'for too long' }, { signal, leftMs: () => 200 }),
+    ];
+    await until('both to wait', async () => {
+      const { rows } = await base.db.query({
+        text: `select 1 from pg_stat_activity
+               where datname = current_database() and wait_event_type = 'Lock' and query like '%insert into inbox%'`,
+      });
+      return rows.length === 2;
+    });
+    await pause(250);
+    return { settled: Promise.allSettled(waiting) };
+  });
+
+  expect(await stored.settled).toMatchObject([
+    { value: 'stored' },
+    { reason: { message: 'division by zero' } },
+  ]);
+  const { rows } = await base.db.query<{ dedupe_key: string }>({
+    text: `select dedupe_key from inbox where dedupe_key like 'for %'`,
+  });
+  expect(rows).toEqual([{ dedupe_key: 'for long' }]);
 });
 
 test('after a day of trouble the click is parked and its author is told where they clicked', async () => {

@@ -4,7 +4,10 @@
  * while it is configured; a missing or short secret refuses to start. Stored means stored: a failing or slow store is
  * answered 503, so that Slack sends the request again.
  */
+
 import { createHmac } from 'node:crypto';
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import { createIngest, type InboundHeaders, type StoreInbox } from '../../src/bot/ingest.ts';
 
@@ -50,6 +53,27 @@ function door(store?: StoreInbox) {
 }
 
 describe('a request', () => {
+  it('whose storing is answered in time is taken, though this process was held up when the answer came', async () => {
+    const database = new Worker(
+      `const { parentPort } = require('node:worker_threads');
+       parentPort.on('message', () => setTimeout(() => parentPort.postMessage('stored'), 10));`,
+      { eval: true },
+    );
+    await once(database, 'online');
+    const heldUp = () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200);
+    const { send } = door(async () => {
+      const answer = once(database, 'message');
+      database.postMessage('store');
+      setImmediate(heldUp);
+      return (await answer)[0] as 'stored';
+    });
+
+    const { status } = await send(BODY, headers(BODY));
+
+    await database.terminate();
+    expect(status).toBe(200);
+  });
+
   it('signed by Slack just now is stored once under its event id', async () => {
     const { rows, send } = door();
 
