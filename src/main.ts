@@ -277,14 +277,14 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
   // Side by side under one bound: a slow Slack and a slow step must not add up past the time a process is given to end.
   const stop = async (): Promise<void> => {
     const endsAt = performance.now() + STOP_WORK_MS;
-    // The engine gives our lease back, on which our claims on messages rest: what is on its way to Slack comes to its end before.
-    const stopEngine = Promise.allSettled([within(STOP_SENDING_MS, deliveries.stop())]).then(() =>
-      engine.stop(endsAt - performance.now()),
-    );
+    // The engine gives our lease back, on which our claims rest: messages on their way to Slack and rows of the inbox come to their end before.
+    const stopEngine = Promise.allSettled([
+      within(STOP_SENDING_MS, deliveries.stop()),
+      within(STOP_SENDING_MS, inbox.stop()),
+    ]).then(() => engine.stop(endsAt - performance.now()));
     await Promise.allSettled([
       within(STOP_WORK_MS, receiver.stop()),
       within(STOP_WORK_MS, sockets?.stop() ?? Promise.resolve()),
-      within(STOP_WORK_MS, inbox.stop()),
       within(STOP_WORK_MS, pruning.stop()),
       within(STOP_WORK_MS, schedules.stop()),
       stopEngine,

@@ -172,7 +172,7 @@ async function approve(deps: ClickDeps, click: Click): Promise<Consequence> {
     // Before the press, not before now: another press of the same person may have opened them meanwhile.
     if (!(await deps.desk.hadReadDetails(workspaceId, reference.r, facts, click.pressedAt))) {
       const lead = 'Not everything is on the card. Read this first, then press *Approve* on the card again.';
-      return openDetails(deps, click, approval, { lead, otherwise: { kind: 'read_details_first' } });
+      return openDetails(deps, click, approval, { lead, otherwise: { kind: 'read_details_first' } }, facts);
     }
   }
   return decision(deps, click, 'approve', null);
@@ -218,12 +218,11 @@ async function showDetails(deps: ClickDeps, click: Click): Promise<Consequence> 
   const approval = await deps.desk.approval(click.workspaceId, click.reference.r);
   if (approval === null) return click.say({ kind: 'not_found' });
   // Closed while Slack does not say who this is.
-  if (
-    click.reference.e === true &&
-    !(await mayRead(deps, click, approval, await deps.messenger.person(click.workspaceId, click.person)))
-  )
+  const facts =
+    click.reference.e === true ? await deps.messenger.person(click.workspaceId, click.person) : null;
+  if (facts !== null && !(await mayRead(deps, click, approval, facts)))
     return click.say({ kind: 'may_not_read_details', reviewers: approval.reviewers });
-  return openDetails(deps, click, approval, { lead: null, otherwise: { kind: 'modal_expired' } });
+  return openDetails(deps, click, approval, { lead: null, otherwise: { kind: 'modal_expired' } }, facts);
 }
 
 /** Whoever asked for it, and who may decide. Where the task is talked about everybody may; of who reads a copy elsewhere that is not known. */
@@ -243,6 +242,7 @@ async function openDetails(
   click: Click,
   approval: ApprovalView,
   words: { readonly lead: string | null; readonly otherwise: NoteReason },
+  known: PersonFacts | null,
 ): Promise<Consequence> {
   if (approval.actionHash !== click.reference.h) return click.say({ kind: 'replaced' });
   const pages = approvalDetails(approval);
@@ -253,9 +253,10 @@ async function openDetails(
     private_metadata: writeReference(modalReference(click)),
     blocks: words.lead === null ? first.blocks : [context(words.lead), ...first.blocks],
   };
+  const reader = pages.length === 1 ? (known ?? readerOf(deps, click)) : null;
   if (!(await opens(deps, () => deps.messenger.openView(click.triggerId, shown))))
     return click.say(words.otherwise);
-  return pages.length === 1 ? readToTheEnd(deps, click) : NOTHING;
+  return readToTheEnd(deps, click, await reader);
 }
 
 async function turnPage(
@@ -271,15 +272,27 @@ async function turnPage(
   const page = pages[index];
   if (page === undefined) return click.say({ kind: 'not_found' });
   const shown = { ...page, private_metadata: writeReference(modalReference(click)) };
+  const reader = index === pages.length - 1 ? readerOf(deps, click) : null;
   if (!(await opens(deps, () => deps.messenger.updateView(view.id, view.hash ?? null, shown))))
     return click.say({ kind: 'modal_expired' });
-  return index === pages.length - 1 ? readToTheEnd(deps, click) : NOTHING;
+  return readToTheEnd(deps, click, await reader);
+}
+
+/**
+ * Asked beside the showing, and never rejects: what was shown cannot be shown again, and another try would tell its reader that it was not.
+ * Null while Slack does not say who this is; the reading then does not count, and Approve shows Details again.
+ */
+function readerOf(deps: ClickDeps, { workspaceId, person }: Click): Promise<PersonFacts | null> {
+  return deps.messenger.person(workspaceId, person).catch((error: unknown) => {
+    deps.log.warn({ err: error }, 'Slack does not say who read Details: not recorded');
+    return null;
+  });
 }
 
 /** Pages are turned one by one, so that whoever sees the last has been shown all of them. */
-async function readToTheEnd(deps: ClickDeps, click: Click): Promise<Consequence> {
-  const facts = await deps.messenger.person(click.workspaceId, click.person);
-  return (tx) => deps.desk.detailsOpened(tx, click.workspaceId, click.reference.r, facts);
+function readToTheEnd(deps: ClickDeps, click: Click, reader: PersonFacts | null): Consequence {
+  if (reader === null) return NOTHING;
+  return (tx) => deps.desk.detailsOpened(tx, click.workspaceId, click.reference.r, reader);
 }
 
 async function decision(

@@ -73,6 +73,8 @@ interface Connection {
   state: 'greeting' | 'open' | 'leaving' | 'closed';
   readonly openedAtMs: number;
   lastHeardAtMs: number;
+  /** Ends the attempt that opened it: a peer that is gone never answers our close, and the platform then tells of none. */
+  readonly over: () => void;
 }
 
 export class SocketReceiver implements Receiver {
@@ -195,7 +197,14 @@ export class SocketReceiver implements Receiver {
         return;
       }
       const openedAtMs = Date.now();
-      const connection: Connection = { socket, state: 'greeting', openedAtMs, lastHeardAtMs: openedAtMs };
+      const over = (): void => settle(false);
+      const connection: Connection = {
+        socket,
+        state: 'greeting',
+        openedAtMs,
+        lastHeardAtMs: openedAtMs,
+        over,
+      };
       this.#connections.add(connection);
       const deadline = setTimeout(
         () => this.#let(connection, 'no greeting'),
@@ -203,6 +212,7 @@ export class SocketReceiver implements Receiver {
       );
       const settle = (isGreeted: boolean): void => {
         clearTimeout(deadline);
+        this.#stopping.signal.removeEventListener('abort', over);
         resolve(isGreeted);
       };
       socket.addEventListener('message', ({ data }) => {
@@ -213,10 +223,9 @@ export class SocketReceiver implements Receiver {
       socket.addEventListener('error', () => {});
       socket.addEventListener('close', () => {
         this.#let(connection, 'closed');
-        settle(false);
       });
       // A stop while we wait must not wait for the deadline.
-      this.#stopping.signal.addEventListener('abort', () => settle(false), { once: true });
+      this.#stopping.signal.addEventListener('abort', over);
     });
   }
 
@@ -297,6 +306,7 @@ export class SocketReceiver implements Receiver {
     this.#connections.delete(connection);
     this.#options.log.debug({ why }, 'Socket Mode connection over');
     connection.socket.close();
+    connection.over();
     this.#want();
   }
 

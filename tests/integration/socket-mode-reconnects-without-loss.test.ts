@@ -161,6 +161,18 @@ describe('a Slack that behaves oddly', () => {
     expect(slack.sockets).toHaveLength(2);
   });
 
+  it('and never greets, nor answers that we close, is asked again', async () => {
+    const slack = await oddSlack((socket, count) => {
+      if (count > 1) socket.send('{"type":"hello"}');
+      else socket.pause();
+    });
+
+    const { receiver } = await receiving({ open: slack.open, helloDeadlineMs: 200 });
+
+    expect(slack.sockets).toHaveLength(2);
+    expect(receiver.isConnected).toBe(true);
+  });
+
   it('and hangs up on every greeting is not stormed', async () => {
     const slack = await oddSlack((socket) => {
       socket.send('{"type":"hello"}');

@@ -33,6 +33,7 @@ function world() {
     readAt: null as Date | null,
     entitled: true,
     lookupFails: false,
+    lookups: 0,
     lookupHangs: false,
     modalFails: false,
     seen,
@@ -73,6 +74,7 @@ function world() {
   };
   const messenger: Pick<SlackMessenger, 'person' | 'openView' | 'updateView'> = {
     async person(_workspaceId, person) {
+      state.lookups += 1;
       if (state.lookupFails) throw new CountersignError('DELIVERY_FAILED', 'users.info: no answer');
       if (state.lookupHangs) await new Promise(() => {});
       return {
@@ -407,6 +409,29 @@ describe('Details', () => {
     await run('interaction', click(CLICKS.details));
 
     expect(given.seen.map(({ call }) => call)).toEqual(['openView', 'detailsOpened']);
+  });
+
+  it('that opened are not said to be closed because Slack does not say who reads them', async () => {
+    given.state.lookupFails = true;
+
+    await run('interaction', click(CLICKS.details));
+    await run(
+      'interaction',
+      inModal(`${CLICKS.page}.next`, writeReference({ ...reference, p: 0 }), {
+        view: { id: 'V1', hash: 'h1', private_metadata: writeReference(MODAL) },
+      }),
+    );
+
+    expect(given.seen.map(({ call }) => call)).toEqual(['openView', 'updateView']);
+  });
+
+  it('that Approve opens are read by whom it found pressing', async () => {
+    given.state.approval = { ...VIEW, body: LONG_BODY };
+
+    await run('interaction', click(CLICKS.approve));
+
+    expect(given.seen.map(({ call }) => call)).toEqual(['openView', 'detailsOpened']);
+    expect(given.state.lookups).toBe(1);
   });
 
   describe('from a copy outside the channel of its task', () => {
