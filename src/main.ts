@@ -14,7 +14,7 @@ import { createMessenger } from './bot/messenger.ts';
 import { socketOpener } from './bot/slack-client.ts';
 import { SocketReceiver } from './bot/socket-receiver.ts';
 import type { Config } from './config.ts';
-import { CountersignError } from './errors.ts';
+import { CountersignError, hasCode } from './errors.ts';
 import { readApproval } from './jobs/approval-view.ts';
 import { withdrawForCancel } from './jobs/cancelling.ts';
 import {
@@ -59,6 +59,9 @@ const STOP_SENDING_MS = 11_000;
 const STOP_REST_MS = 3_000;
 /** After this the product runs on without a connection to Slack, not ready, and keeps trying. */
 const FIRST_GREETING_MS = 30_000;
+/** Nothing of the policy itself: whoever asks reads it. */
+const UNREADABLE_POLICY =
+  'this release cannot read the active policy, nothing is judged; use: countersign policy apply --reason "…"';
 
 export interface Product {
   readonly address: AddressInfo;
@@ -231,10 +234,18 @@ export async function startProduct(config: Config, log: Logger): Promise<Product
       const lacking = rows.map((row) => row.workflow).filter((workflow) => !known.has(workflow));
       const isConnected = sockets?.isConnected ?? true;
       const deliveries = await deliveryHealth(database);
+      const isJudging = await policyOf(database, workspaceId).then(
+        () => true,
+        (error: unknown) => {
+          if (!hasCode(error, 'CONFIG_INVALID')) throw error;
+          return false;
+        },
+      );
       return {
-        ok: lacking.length === 0 && isConnected && deliveries.tokenRefused === null,
+        ok: lacking.length === 0 && isConnected && deliveries.tokenRefused === null && isJudging,
         detail: {
           database: 'ok',
+          ...(isJudging ? {} : { policy: UNREADABLE_POLICY }),
           lackingWorkflows: lacking,
           deliveries,
           ...(sockets === null ? {} : { slack: isConnected ? 'connected' : 'disconnected' }),

@@ -123,7 +123,7 @@ export async function onReasonGiven(
   const given = reasonIn(body);
   const person = personOf(body, workspaceId);
   const decided = body.view.callback_id === VIEWS.requestChanges ? 'request_changes' : 'reject';
-  const click = { workspaceId, pressedAt: receivedAt, person, reference, place };
+  const click = { workspaceId, pressedAt: receivedAt, person, reference, place, byForm: true } as const;
   return decision(deps, click, decided, given === '' ? null : given);
 }
 
@@ -140,7 +140,7 @@ export async function onOutcomeGiven(
   if (reference.d !== deps.deploymentId) return say({ kind: 'other_deployment' });
   const person = personOf(body, workspaceId);
   const answer = body.view.callback_id === VIEWS.happened ? 'happened' : 'did_not_happen';
-  return settlement(deps, { workspaceId, person, reference, place }, answer, reasonIn(body));
+  return settlement(deps, { workspaceId, person, reference, place, byForm: true }, answer, reasonIn(body));
 }
 
 function reasonIn(body: ViewSubmission): string {
@@ -154,6 +154,8 @@ interface Click {
   readonly reference: ButtonReference;
   readonly place: Place | null;
   readonly triggerId: string;
+  /** Set when it is no click but a form that was sent. */
+  readonly byForm?: true;
   readonly say: (note: NoteReason) => Consequence;
 }
 
@@ -297,11 +299,11 @@ function readToTheEnd(deps: ClickDeps, click: Click, reader: PersonFacts | null)
 
 async function decision(
   deps: ClickDeps,
-  click: Pick<Click, 'workspaceId' | 'pressedAt' | 'person' | 'reference' | 'place'>,
+  click: Pick<Click, 'workspaceId' | 'pressedAt' | 'person' | 'reference' | 'place' | 'byForm'>,
   decided: DecisionAsked['decision'],
   reason: string | null,
 ): Promise<Consequence> {
-  const { workspaceId, pressedAt, reference, place } = click;
+  const { workspaceId, pressedAt, reference, place, byForm = false } = click;
   const person = await deps.messenger.person(workspaceId, click.person);
   const message = messageAt(place);
   return (tx) =>
@@ -314,17 +316,18 @@ async function decision(
       decision: decided,
       reason,
       pressedAt,
+      byForm,
       message,
     });
 }
 
 async function settlement(
   deps: ClickDeps,
-  click: Pick<Click, 'workspaceId' | 'person' | 'reference' | 'place'>,
+  click: Pick<Click, 'workspaceId' | 'person' | 'reference' | 'place' | 'byForm'>,
   answer: 'happened' | 'did_not_happen',
   reason: string,
 ): Promise<Consequence> {
-  const { workspaceId, reference, place } = click;
+  const { workspaceId, reference, place, byForm = false } = click;
   const person = await deps.messenger.person(workspaceId, click.person);
   return (tx) =>
     deps.desk.settle(tx, {
@@ -335,6 +338,7 @@ async function settlement(
       person,
       happened: answer === 'happened',
       reason,
+      byForm,
       message: messageAt(place),
     });
 }

@@ -74,7 +74,7 @@ export async function decide(tx: Tx, deps: DecideDeps, clicked: DecisionAsked): 
   if (request === null) return refuse({ kind: 'not_found' }, null);
   const { runId } = request;
   if (asked.actionHash !== request.actionHash) return refuse({ kind: 'replaced' }, request);
-  if (!(await isOurMessage(tx, asked))) return refuse({ kind: 'not_found' }, request);
+  if (!asked.byForm && !(await isOurMessage(tx, asked))) return refuse({ kind: 'not_found' }, request);
 
   const task = await readTask(tx, workspaceId, request.taskId);
   if (task === null) return refuse({ kind: 'not_found' }, request);

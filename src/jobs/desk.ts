@@ -58,6 +58,11 @@ export interface DecisionAsked {
   readonly reason: string | null;
   /** When it was stored, in database time: it may have waited for Slack's trouble to end. */
   readonly pressedAt: Date;
+  /**
+   * The words came by a form. Only a button of ours opens one and Slack brings its reference back as we wrote it, so `message` is not asked
+   * for again: its card may have been deleted and posted anew meanwhile.
+   */
+  readonly byForm: boolean;
   /** The message that carried the button; null when it came from a modal opened from elsewhere. */
   readonly message: {
     readonly channelId: string;

@@ -9,7 +9,7 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
-import { CountersignError, DeliveryRefused, toStoredError } from '../errors.ts';
+import { CountersignError, DeliveryRefused, hasCode, toStoredError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Deadline, JsonObject, Queryable, Tx, WorkspaceId } from '../types.ts';
 import type { DeliveryTarget } from '../views.ts';
@@ -287,7 +287,10 @@ async function failed(options: InboxOptions, row: InboxRowRow, error: unknown): 
     isDatabaseAway(error) ||
     (error instanceof CountersignError && error.errorClass === 'retryable') ||
     // An installation that is lost comes back with another token, and this row is then as good as before.
-    (error instanceof DeliveryRefused && error.refusedFor === 'credential');
+    (error instanceof DeliveryRefused && error.refusedFor === 'credential') ||
+    // No row is the cause: the policy in force cannot be read. Once an operator applies one that this release can read, the row is as good as
+    // before; an Approve still counts for 15 minutes only.
+    hasCode(error, 'CONFIG_INVALID');
   const askedMs = error instanceof CountersignError ? error.retryAfterMs : undefined;
   const waitMs = pauseMs(FIRST_BACKOFF_MS, isTrouble ? row.trouble_count + 1 : row.try_count, askedMs);
   const status = await options.database.transaction(async (tx) => {

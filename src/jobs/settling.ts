@@ -117,6 +117,8 @@ export interface SettlementClicked {
   readonly person: PersonFacts;
   readonly happened: boolean;
   readonly reason: string;
+  /** As for decisions: the message that opened the form may be gone. */
+  readonly byForm: boolean;
   /** The message that carried the button; null when it came from a modal opened from elsewhere. */
   readonly message: {
     readonly channelId: string;
@@ -153,7 +155,7 @@ export async function settleByClick(
     if (clicked.deploymentId !== deps.deploymentId) return { kind: 'other_deployment' };
     if (action === null) return { kind: 'not_found' };
     if (clicked.actionHash !== action.actionHash) return { kind: 'replaced' };
-    if (!(await isOurMessage(tx, action, clicked))) return { kind: 'not_found' };
+    if (!clicked.byForm && !(await isOurMessage(tx, action, clicked))) return { kind: 'not_found' };
     const { happened, reason } = clicked;
     const answered = await settleUnknown(tx, deps, {
       workspaceId,

@@ -1,7 +1,8 @@
 /**
  * Guarantee: the policy in force changes by the operator's word alone, with a reason, recorded in the ledger; from then on every
  * judgement is by the new one, which takes the right to decide away from whoever it does not name, and gives it to nobody for what was
- * asked before it. A policy that cannot be read changes nothing.
+ * asked before it. A policy that cannot be read changes nothing; while the one in force is of another release, readiness says so, and what
+ * people ask waits.
  */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -9,9 +10,10 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { activatePolicy } from '../../src/jobs/definitions.ts';
 import { until } from '../support/database.ts';
 import { ENGINEERING, REQUESTER, REVIEWER_A, REVIEWER_B } from '../support/people.ts';
-import { askForMerge, ledgerKinds, TEAM, useProduct } from '../support/product.ts';
+import { askForMerge, cardIn, ledgerKinds, MERGE, TEAM, useProduct } from '../support/product.ts';
 
 const story = useProduct();
 let folder = '';
@@ -80,6 +82,32 @@ test('a newer policy hands out nothing on a request that stands: who decides on 
   await until('the window', async () => (await story.people.views(REVIEWER_A)).length > 0);
   await story.people.submitView(REVIEWER_A, { 'reason.text': 'not today' });
   await until('decided', async () => (await ledgerKinds(story, ts)).includes('approval.decided'));
+});
+
+test('under a policy of another release readiness says what to do, and a mention is served once one that fits is applied', async () => {
+  const { policy } = story.config;
+  const ready = () => fetch(`http://127.0.0.1:${story.product.address.port}/readyz`);
+  await story.db.transaction((tx) =>
+    activatePolicy(tx, TEAM, { version: 'first-elsewhere', content: policy }, 'test', 'test'),
+  );
+
+  const answer = await until('readiness to say no', async () => {
+    const response = await ready();
+    return response.status === 503 && response.json();
+  });
+  expect(answer).toMatchObject({ ok: false, policy: expect.stringContaining('countersign policy apply') });
+  const ts = await story.people.say(REQUESTER, ENGINEERING, MERGE);
+  await until('a try to fail', async () => {
+    const { rowCount } = await story.db.query({
+      text: `select 1 from inbox where status = 'stored' and trouble_count > 0 and last_error like '%another release%'`,
+    });
+    return rowCount === 1;
+  });
+
+  expect(await apply(JSON.stringify(policy), '--reason', 'a new release')).toMatchObject({ status: 0 });
+
+  await cardIn(story.people, ENGINEERING, ts);
+  await until('readiness to say yes', async () => (await ready()).status === 200);
 });
 
 test('a reviewer taken off the policy while a card is open may not decide on it any more; who is left may', async () => {

@@ -6,6 +6,7 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { activatePolicy, deploymentId, policyInForce } from '../../src/jobs/definitions.ts';
+import { redraw } from '../../src/jobs/deliveries.ts';
 import { giveUp } from '../../src/jobs/executor.ts';
 import { verifyLedger } from '../../src/jobs/ledger-verify.ts';
 import {
@@ -227,6 +228,30 @@ test('two reviewers at once with opposite words: one stands, the other is told w
   await until('the note', async () => (await notesTo(other)).includes(`<@${winner}> has said`));
 });
 
+test('a word that is typed while its card is deleted and posted anew still counts', async () => {
+  const lost = await loseMerge();
+  const viewId = await open(REVIEWER_A, lost.cardTs);
+  const { rows } = await story.db.query<{ request_id: string }>({
+    text: 'select request_id from approval_requests where action_id = $1',
+    values: [lost.actionId],
+  });
+  const requestId = rows[0]?.request_id ?? '';
+  await story.people.removeMessage(ENGINEERING, lost.cardTs);
+  await story.db.transaction((tx) => redraw(tx, TEAM, requestId));
+  await until('the card to stand again', async () => {
+    const { rowCount } = await story.db.query({
+      text: `select 1 from deliveries where subject_id = $1 and ts <> $2 and status = 'settled'`,
+      values: [requestId, lost.cardTs],
+    });
+    return rowCount === 1;
+  });
+
+  await say(REVIEWER_A, 'it is merged', viewId);
+
+  await until('settled', async () => (await statusOf(lost.actionId)) === 'done');
+  expect(await entriesOf(lost, 'action.settled')).toMatchObject([{ reason: 'it is merged' }]);
+});
+
 describe('a click', () => {
   let lost: Lost;
   beforeAll(async () => {
@@ -252,6 +277,7 @@ describe('a click', () => {
       person: facts(REVIEWER_A),
       happened: true,
       reason: 'seen',
+      byForm: false,
       message: { channelId: ENGINEERING, ts: lost.cardTs, threadTs: lost.ts },
       ...over,
     };
@@ -422,6 +448,7 @@ describe('an action that the policy allowed without asking', () => {
             person,
             happened: false,
             reason: 'the channel does not show it',
+            byForm: false,
             message: { channelId: ENGINEERING, ts, threadTs: null },
           },
         ),

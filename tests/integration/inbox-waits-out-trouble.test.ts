@@ -237,6 +237,19 @@ test('a token that Slack refuses is waited out as well: the installation may com
   await until('handled', async () => (await rowOf(key)).status === 'handled');
 });
 
+test('a policy that this release cannot read is waited out as well: an operator applies one that it can', async () => {
+  failure = new CountersignError('CONFIG_INVALID', 'The active policy was written for another release');
+  const key = await store('interaction', CLICK);
+  for (let tryNumber = 1; tryNumber <= 12; tryNumber += 1) {
+    expect((await failed(key, tryNumber)).status).toBe('stored');
+    await pass(60_000);
+  }
+
+  failure = null;
+  await pass(60_000);
+  await until('handled', async () => (await rowOf(key)).status === 'handled');
+});
+
 test('no try comes before the moment that was asked for, however far that is', async () => {
   failure = new CountersignError('DELIVERY_FAILED', 'users.info: rate limited', {
     retryAfterMs: 20 * 60_000,

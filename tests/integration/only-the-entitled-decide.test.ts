@@ -4,6 +4,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { detailsOpened, hadReadDetails } from '../../src/jobs/approvals.ts';
+import { redraw } from '../../src/jobs/deliveries.ts';
 import { until } from '../support/database.ts';
 import { ENGINEERING, GUEST, MENTION, REQUESTER, REVIEWER_A, REVIEWER_B } from '../support/people.ts';
 import { askForMerge, ledgerKinds, TEAM, useProduct } from '../support/product.ts';
@@ -204,6 +205,45 @@ test('a request for changes reaches the agent, who asks again; without words it 
   expect(first.drawn).toContain('please use a merge commit');
   expect(await story.merges()).toEqual([]);
 });
+
+test.for([
+  ['approval.reject', 'rejected'],
+  ['approval.request_changes', 'changes_requested'],
+] as const)(
+  'a reason that is typed while its card is deleted and posted anew still counts (%s)',
+  async ([button, status]) => {
+    const { ts, card } = await askForMerge(story);
+    await press(REVIEWER_A, card.ts, button);
+    await until('the modal', async () => (await story.people.views(REVIEWER_A)).length > 0);
+    const { rows } = await story.db.query<{ request_id: string }>({
+      text: `select r.request_id from approval_requests r join tasks t on t.run_id = r.run_id where t.message_ts = $1`,
+      values: [ts],
+    });
+    const requestId = rows[0]?.request_id ?? '';
+    await story.people.removeMessage(ENGINEERING, card.ts);
+    await story.db.transaction((tx) => redraw(tx, TEAM, requestId));
+    await until('the card to stand again', async () => {
+      const { rowCount } = await story.db.query({
+        text: `select 1 from deliveries where view_kind = 'approval' and subject_id = $1 and ts <> $2 and status = 'settled'`,
+        values: [requestId, card.ts],
+      });
+      return rowCount === 1;
+    });
+
+    await story.people.submitView(REVIEWER_A, { 'reason.text': 'please use a merge commit' });
+
+    const decided = await until('decided', async () => {
+      const found = await story.db.query<{ status: string; reason: string | null }>({
+        text: `select r.status, d.reason from approval_requests r
+               join decisions d on d.workspace_id = r.workspace_id and d.request_id = r.request_id where r.request_id = $1`,
+        values: [requestId],
+      });
+      return found.rows[0];
+    });
+    expect(decided).toEqual({ status, reason: 'please use a merge commit' });
+    expect(await story.merges()).toEqual([]);
+  },
+);
 
 test('two reviewers at once and a double click: one outcome, one merge, the other is told', async () => {
   const { ts, card } = await askForMerge(story);

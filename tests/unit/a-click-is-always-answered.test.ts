@@ -172,6 +172,7 @@ describe('Approve', () => {
           person: { teamId: 'T1', userId: 'UREVIEWERA', known: true },
           decision: 'approve',
           reason: null,
+          byForm: false,
           message: { channelId: 'C1', ts: '10.3', threadTs: '10.1' },
         },
       },

@@ -97,6 +97,12 @@ describe('who may decide', () => {
     expect(open.eligibility(factsOf(REQUESTER), ruleOf(open), REQUESTER)).toEqual({ eligible: true });
   });
 
+  test('the requester may not, whatever team their task was stored with', () => {
+    const stored = { ...REQUESTER, teamId: 'T2' };
+
+    expect(policy.eligibility(factsOf(REQUESTER), rule, stored)).toMatchObject({ reason: 'requester' });
+  });
+
   test('a newer policy takes the right away, and does not hand out what was frozen without it', () => {
     const newer = firstPolicy({ ...PEOPLE, reviewers: [REVIEWER_B] });
 
