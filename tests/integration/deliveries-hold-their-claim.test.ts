@@ -103,6 +103,21 @@ async function work({
   return workerId;
 }
 
+/** A process between whose second claim and its next look at the row something may happen. */
+async function holdSecondDrawing(post: NonNullable<Worker['post']> = async () => {}) {
+  const held = Promise.withResolvers<void>();
+  let draws = 0;
+  await work({
+    name: 'only',
+    view: async () => {
+      draws += 1;
+      if (draws === 2) await held.promise;
+    },
+    post,
+  });
+  return { begun: () => until('the second drawing', async () => draws === 2), go: held.resolve };
+}
+
 /** For a process that takes one row and then no other, not even its own again when its claim has run out. */
 function takesOne(): Database {
   let taken = 0;
@@ -316,25 +331,18 @@ test('a post whose answer was lost is looked for at once, and made anew only whe
 });
 
 test('progress in doubt is looked for only when its channel lets it be sent', async () => {
-  const drawn = Promise.withResolvers<void>();
-  let draws = 0;
-  await work({
-    name: 'only',
-    view: async () => {
-      draws += 1;
-      if (draws === 2) await drawn.promise;
-    },
-    post: () => (posts.length === 1 ? Promise.reject(new Error('no answer within 10 s')) : Promise.resolve()),
-  });
+  const second = await holdSecondDrawing(() =>
+    posts.length === 1 ? Promise.reject(new Error('no answer within 10 s')) : Promise.resolve(),
+  );
   const channel = 'CBUSY';
   const subjectId = await oweOne(PRIORITY.progress, channel);
-  await until('the second try', async () => draws === 2);
+  await second.begun();
   // Another process was faster.
   await base.db.query({
     text: `update delivery_pauses set until = db_now() + interval '20 seconds' where place = $1 and call = 'progress'`,
     values: [channel],
   });
-  drawn.resolve();
+  second.go();
   await until('it to be let go', async () => (await rowOf(subjectId)).try_count === 1);
   expect(looks).toBe(0);
 
@@ -345,27 +353,19 @@ test('progress in doubt is looked for only when its channel lets it be sent', as
 });
 
 test('an edit of progress that was begun before Slack limited edits elsewhere is not sent', async () => {
-  const drawn = Promise.withResolvers<void>();
-  let draws = 0;
-  await work({
-    name: 'only',
-    view: async () => {
-      draws += 1;
-      if (draws === 2) await drawn.promise;
-    },
-  });
+  const second = await holdSecondDrawing();
   const subjectId = await oweOne();
   await settled(subjectId);
   await base.setClock('2 seconds');
-  await base.db.transaction((tx) => redraw(tx, WORKSPACE, subjectId));
-  await until('the edit to be drawn', async () => draws === 2);
+  await redrawIt(subjectId);
+  await second.begun();
   await base.db.query({
     text: `insert into delivery_pauses (workspace_id, place, call, until)
            values ($1, 'CLIMITED', 'update', db_now() + interval '20 seconds')`,
     values: [WORKSPACE],
   });
 
-  drawn.resolve();
+  second.go();
   await until('it to be let go', async () => (await rowOf(subjectId)).try_count === 0);
 
   expect(edits).toEqual([]);
