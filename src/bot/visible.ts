@@ -23,7 +23,7 @@ const IMITATED_ESCAPE = /\\(?=u\{)/g;
  * Marks on a letter beyond what any living orthography piles up: they are drawn over the lines above and below. And one with no letter
  * before it, which would be drawn on a word of ours.
  */
-const PILED_MARK = /(?<=\p{M}{5})\p{M}|(?<![^\s])\p{M}/gu;
+const PILED_MARK = /\p{M}(?<=\p{M}{6}|(?<!\S)\p{M})/gu;
 
 /** Runs of blanks and of empty lines longer than any indentation or paragraph. */
 const BLANKS = /[ \t\u{a0}\u{3000}]{101,}/gu;
@@ -64,10 +64,13 @@ export function visible(text: string): string {
     });
   // Plain ASCII, as most texts are, has none of the rest.
   if (/^[\n\t -~]*$/.test(shown)) return shown;
-  return shown
-    .replace(PILED_MARK, escapeOf)
-    .replace(WORD, (word) => (/[A-Za-z]/.test(word) ? word.replace(LOOKALIKE, escapeOf) : word))
-    .replace(FALSE_SIGN, escapeOf);
+  return withoutLookalikes(shown.replace(PILED_MARK, escapeOf)).replace(FALSE_SIGN, escapeOf);
+}
+
+function withoutLookalikes(text: string): string {
+  // Without one no word needs to be looked at.
+  if (text.search(LOOKALIKE) === -1) return text;
+  return text.replace(WORD, (word) => (/[A-Za-z]/.test(word) ? word.replace(LOOKALIKE, escapeOf) : word));
 }
 
 /** First strong isolate and its end: what stands between has its own direction and turns nothing outside around. */

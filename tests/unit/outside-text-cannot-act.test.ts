@@ -101,6 +101,36 @@ describe('any text', () => {
     );
   });
 
+  it('has the characters that Unicode says, also where stretches of plain letters meet marks and signs', () => {
+    const segmenter = new Intl.Segmenter('en', { granularity: 'grapheme' });
+    const stretch = fc.nat(12).map((more) => 'q'.repeat(26 + more));
+    const meeting = fc.constantFrom(
+      '\u0301',
+      '\u0d4e',
+      '\u{111c2}',
+      '\u20e3',
+      '👩\u200d👩',
+      '🇦',
+      '각',
+      '\n',
+      '7',
+    );
+    fc.assert(
+      fc.property(fc.array(fc.oneof(stretch, meeting, outside), { maxLength: 12 }), (parts) => {
+        const shown = escapeText(parts.join(''))
+          .replaceAll('&lt;', '<')
+          .replaceAll('&gt;', '>')
+          .replaceAll('&amp;', '&');
+        const characters = [...segmenter.segment(shown)]
+          .map(({ segment }) => segment)
+          .flatMap((segment) => (segment.length <= 32 ? [segment] : [...segment]))
+          .filter((character) => !/[\u2068\u2069]/.test(character));
+        expect(cut(parts.join(''), 0).total).toBe(characters.length);
+      }),
+      { numRuns: 1_000 },
+    );
+  });
+
   it('comes back whole from its pieces', () => {
     fc.assert(
       fc.property(
