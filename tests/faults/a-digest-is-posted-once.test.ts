@@ -54,4 +54,4 @@ test('killed between the post and its record, and killed again at the start', as
   });
   expect(rows).toEqual([{ runs: 1, digests: 1, started: 1 }]);
   await expectLedgerVerifies(product);
-}, 150_000);
+});

@@ -55,7 +55,7 @@ test('killed while a tool reads: the turns before it are not taken again', async
   expect(turns).toBeGreaterThan(journaled);
   expect(requests() - before).toBe(turns);
   expect(await ofRun(product, story, BILLED)).toHaveLength(turns);
-}, 90_000);
+});
 
 test('killed while the model answers: only the unanswered request is made again', async () => {
   const pull = await openPull(product);
@@ -75,4 +75,4 @@ test('killed while the model answers: only the unanswered request is made again'
   const turns = (await ofRun(product, story, TURNS)).length;
   expect(requests() - before).toBe(turns + 1);
   expect(await ofRun(product, story, BILLED)).toHaveLength(turns);
-}, 90_000);
+});

@@ -36,7 +36,7 @@ test('killed while the card waits: the first click after the restart is the deci
   await approve(product, story.card);
 
   await expectMergedOnce(product, story);
-}, 90_000);
+});
 
 test('killed between the decision and its execution: it is executed after the restart', async () => {
   const story = await untilAsked(product);
@@ -56,7 +56,7 @@ test('killed between the decision and its execution: it is executed after the re
   await product.start();
 
   await expectMergedOnce(product, story);
-}, 90_000);
+});
 
 test('killed between the merge and its record: the merge is found, not repeated', async () => {
   const story = await untilAsked(product);
@@ -89,7 +89,7 @@ test('killed between the merge and its record: the merge is found, not repeated'
   );
   expect(continuedAfterMs).toBeLessThan(CONTINUES_WITHIN_MS);
   await expectMergedOnce(product, story);
-}, 90_000);
+});
 
 test('five open cards outlive a kill: the first approved one merges, the others end honestly', async () => {
   const pull = await openPull(product);
@@ -131,4 +131,4 @@ test('five open cards outlive a kill: the first approved one merges, the others 
   }
   expect(await mergeCalls(product, oldest)).toHaveLength(1);
   await expectLedgerVerifies(product);
-}, 180_000);
+});

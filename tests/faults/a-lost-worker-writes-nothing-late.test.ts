@@ -57,4 +57,4 @@ test('stopped for longer than its lease and continued: its step is not journaled
   await approve(product, card);
   await expectMergedOnce(product, { ...story, card });
   expect(second.output()).not.toContain('parked');
-}, 120_000);
+});

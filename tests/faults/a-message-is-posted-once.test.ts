@@ -29,7 +29,7 @@ test('the answer to the post was lost: one card, and it works', async () => {
   expect((await cardPosts(product, story)).map((call) => call.fault)).toEqual(['drop_after']);
   await approve(product, card);
   await expectMergedOnce(product, { ...story, card });
-}, 90_000);
+});
 
 test('killed between the post and its record: one card, and it works', async () => {
   const story = await untilTheCardIsNext(product);
@@ -45,7 +45,7 @@ test('killed between the post and its record: one card, and it works', async () 
   expect((await cardPosts(product, story)).map((call) => call.fault)).toEqual(['delay_after']);
   await approve(product, card);
   await expectMergedOnce(product, { ...story, card });
-}, 120_000);
+});
 
 /** A story whose next new message is its card: the last look at the pull request before it is held. */
 async function untilTheCardIsNext(of: ProductProcess): Promise<Story> {

@@ -9,6 +9,7 @@ import { type Bell, openBell } from '../../src/jobs/engine/bell.ts';
 import { pruneInbox, startInbox, storeRequest } from '../../src/jobs/inbox.ts';
 import type { Loop } from '../../src/jobs/loop.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
+import { PROMPTNESS } from '../support/promptness.ts';
 
 const base = useDatabase();
 const open: { stop(): Promise<void> }[] = [];
@@ -104,7 +105,8 @@ test('five processes end, the sixth gives the row up and handles the others', as
 /** Of them a seventh is old. `ROWS=100000` measures more. */
 const ROWS = Number(process.env.ROWS ?? 8_000);
 
-test('handled rows go in batches once they are a day old, their keys not before', async () => {
+test('handled rows go in batches once they are a day old, their keys not before', PROMPTNESS, async () => {
+  await base.db.query({ text: 'delete from inbox' });
   await base.db.query({
     text: `insert into inbox (workspace_id, inbox_id, dedupe_key, source, payload, status, handled_at)
            select $1, uuidv7(), 'event:' || n, 'event', '{"type":"event_callback"}', 'handled', db_now() - n * interval '100000 seconds' / $2::integer

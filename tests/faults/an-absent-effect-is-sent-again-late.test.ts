@@ -35,4 +35,4 @@ test('killed before the merge arrived: it is sent once more, not before the firs
   await expectMergedOnce(product, story, { lostCalls: 1 });
   const merged = (await product.writes()).findLast((write) => write.path.endsWith('/merge'));
   expect(Date.parse(merged?.at ?? '')).toBeGreaterThan(intent?.settles_at.getTime() ?? Number.NaN);
-}, 120_000);
+});

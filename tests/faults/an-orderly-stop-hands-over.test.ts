@@ -39,7 +39,7 @@ test('a step that ends in time is recorded before the process ends, and not repe
   const card = await openCard(product, story);
   await approve(product, card);
   await expectMergedOnce(product, { ...story, card });
-}, 90_000);
+});
 
 /** Stops in order and in time; the next start brings the story to its one merge. */
 async function stopAndFinish(story: Story): Promise<void> {
@@ -60,7 +60,7 @@ test('a step that does not end is given up in time, and done after the next star
   await product.held(1);
 
   await stopAndFinish(story);
-}, 120_000);
+});
 
 test('a message on its way to Slack is recorded before the process ends', async () => {
   const pull = await openPull(product);
@@ -75,7 +75,7 @@ test('a message on its way to Slack is recorded before the process ends', async 
   await stopAndFinish(story);
   // Nobody had to look for it.
   expect(await product.people.calls('conversations.replies')).toEqual(looks);
-}, 120_000);
+});
 
 test('a press that is being handled is no other process’s before it is handled', async () => {
   const { card } = await askForMerge(here);
@@ -98,4 +98,4 @@ test('a press that is being handled is no other process’s before it is handled
   await stopping;
 
   expect(end).toBe('handled');
-}, 60_000);
+});

@@ -14,7 +14,7 @@ test('a hundred events over three processes are a hundred runs', async () => {
   const { stdout, stderr } = await promisify(execFile)(
     process.execPath,
     [storm, '--events', '100', '--kills', '1', '--pg-stops', '1', '--seed', '7'],
-    { timeout: 110_000 },
+    { timeout: 170_000 },
   ).catch((error: { stdout: string; stderr: string }) => error);
 
   const report = JSON.parse(stdout || `{"said":${JSON.stringify(stderr)}}`);
@@ -23,4 +23,4 @@ test('a hundred events over three processes are a hundred runs', async () => {
   // Deliveries came again, and some met the outage.
   expect(report.counted.redelivered).toBeGreaterThan(100);
   expect(Object.keys(report.repeated).length).toBeGreaterThan(0);
-}, 120_000);
+});

@@ -7,6 +7,7 @@ import pg from 'pg';
 import { expect, test } from 'vitest';
 import { until } from '../support/database.ts';
 import { TEAM, useProduct } from '../support/product.ts';
+import { PROMPTNESS } from '../support/promptness.ts';
 
 /** More than there are reserved connections. */
 const EVENTS = 7;
@@ -70,34 +71,42 @@ async function handled(first: number): Promise<boolean> {
 const all = (first: number) =>
   Promise.all(Array.from({ length: EVENTS }, (_, index) => send(`Ev${first + index}`)));
 
-test('an inbox that is locked answers 503 within a second, and takes each event once afterwards', async () => {
-  const refused = await holding('lock table inbox in access exclusive mode', () => all(100));
+test(
+  'an inbox that is locked answers 503 within a second, and takes each event once afterwards',
+  PROMPTNESS,
+  async () => {
+    const refused = await holding('lock table inbox in access exclusive mode', () => all(100));
 
-  for (const { status, tookMs } of refused) {
-    expect(status).toBe(503);
-    expect(tookMs).toBeLessThan(BOUND_MS);
-  }
-  expect((await all(100)).map(({ status }) => status)).toEqual(Array(EVENTS).fill(200));
-  await until('each to be handled', () => handled(100));
-  const { rows } = await product.db.query<{ count: number }>({
-    text: `select count(*) as count from inbox where dedupe_key like 'event:Ev10_'`,
-  });
-  expect(rows).toEqual([{ count: EVENTS }]);
-});
-
-test('storing has connections of its own, which no other work of the process can hold', async () => {
-  const storing = await holding('lock table inbox in access exclusive mode', async () => {
-    const sent = all(200);
-    const names = await until('events to wait for the lock', async () => {
-      const { rows } = await product.db.query<{ name: string }>({
-        text: `select distinct application_name as name from pg_stat_activity
-               where datname = current_database() and wait_event_type = 'Lock' and query like '%insert into inbox%'`,
-      });
-      return rows.length > 0 && rows.map(({ name }) => name);
+    for (const { status, tookMs } of refused) {
+      expect(status).toBe(503);
+      expect(tookMs).toBeLessThan(BOUND_MS);
+    }
+    expect((await all(100)).map(({ status }) => status)).toEqual(Array(EVENTS).fill(200));
+    await until('each to be handled', () => handled(100));
+    const { rows } = await product.db.query<{ count: number }>({
+      text: `select count(*) as count from inbox where dedupe_key like 'event:Ev10_'`,
     });
-    await sent;
-    return names;
-  });
+    expect(rows).toEqual([{ count: EVENTS }]);
+  },
+);
 
-  expect(storing).toEqual(['countersign-ack']);
-});
+test(
+  'storing has connections of its own, which no other work of the process can hold',
+  PROMPTNESS,
+  async () => {
+    const storing = await holding('lock table inbox in access exclusive mode', async () => {
+      const sent = all(200);
+      const names = await until('events to wait for the lock', async () => {
+        const { rows } = await product.db.query<{ name: string }>({
+          text: `select distinct application_name as name from pg_stat_activity
+               where datname = current_database() and wait_event_type = 'Lock' and query like '%insert into inbox%'`,
+        });
+        return rows.length > 0 && rows.map(({ name }) => name);
+      });
+      await sent;
+      return names;
+    });
+
+    expect(storing).toEqual(['countersign-ack']);
+  },
+);

@@ -59,7 +59,7 @@ test('a mention and a click, stored and acknowledged before the kill, count once
   await expectMergedOnce(product, { ...mentioned, card });
   const decisions = await product.db.query<{ user_id: string }>({ text: 'select user_id from decisions' });
   expect(decisions.rows).toEqual([{ user_id: REVIEWER_A }, { user_id: REVIEWER_A }]);
-}, 120_000);
+});
 
 async function inbox(status: string): Promise<{ try_count: number }[]> {
   const { rows } = await product.db.query<{ try_count: number }>({

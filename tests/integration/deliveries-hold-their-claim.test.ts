@@ -15,6 +15,7 @@ import type { Loop } from '../../src/jobs/loop.ts';
 import type { Statement } from '../../src/types.ts';
 import type { FullView, Messenger } from '../../src/views.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
+import { PROMPTNESS } from '../support/promptness.ts';
 
 const base = useDatabase();
 let bell: Bell;
@@ -574,7 +575,7 @@ test('a redraw does not shorten the pause that Slack asked for, and a settled me
   expect(again.wait_ms).toBeLessThanOrEqual(0);
 });
 
-test('a failed try is made again when its pause is over, not at the next sweep', async () => {
+test('a failed try is made again when its pause is over, not at the next sweep', PROMPTNESS, async () => {
   let tries = 0;
   await work({
     name: 'only',

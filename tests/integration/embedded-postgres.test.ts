@@ -27,7 +27,7 @@ afterEach(async () => {
   await rm(stateDir, { recursive: true, force: true });
 });
 
-describe('the embedded PostgreSQL', { timeout: 60_000 }, () => {
+describe('the embedded PostgreSQL', () => {
   test('the first start yields two working roles, neither a superuser, and a private password file', async () => {
     const server = await start();
 

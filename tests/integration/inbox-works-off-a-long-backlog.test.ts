@@ -3,10 +3,11 @@
  * reads the rows that it takes, not all that wait. What somebody pressed does not wait behind it, nor behind look-ups that hang.
  */
 import { randomUUIDv7 } from 'node:crypto';
-import { expect, test } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 import { openBell } from '../../src/jobs/engine/bell.ts';
 import { startInbox, storeRequest } from '../../src/jobs/inbox.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
+import { PROMPTNESS } from '../support/promptness.ts';
 
 const BACKLOG = 20_000;
 const HANDLED = 1_000;
@@ -14,8 +15,10 @@ const HANDLED = 1_000;
 const BOUND_MS = 30_000;
 
 const base = useDatabase();
+// Each try begins with an empty inbox.
+beforeEach(() => base.db.query({ text: 'delete from inbox' }));
 
-test('a thousand of twenty thousand rows are handled within seconds, the oldest', async () => {
+test('a thousand of twenty thousand rows are handled within seconds, the oldest', PROMPTNESS, async () => {
   await base.db.query({
     text: `insert into inbox (workspace_id, inbox_id, dedupe_key, source, payload, next_try_at)
            select $1, uuidv7(), 'event:' || n, 'event', '{"type":"event_callback"}', db_now() - n * interval '1 millisecond'
@@ -41,7 +44,7 @@ test('a thousand of twenty thousand rows are handled within seconds, the oldest'
       return async () => undefined;
     },
   });
-  await until('a thousand to be handled', async () => seen.length > HANDLED, 60_000);
+  await until('a thousand to be handled', async () => seen.length > HANDLED);
   const tookMs = performance.now() - startedAt;
   await loop.stop();
   await bell.close();
@@ -54,46 +57,50 @@ test('a thousand of twenty thousand rows are handled within seconds, the oldest'
   expect(rows[0]?.youngest).toBe(BACKLOG - seen.length + 1);
 });
 
-test('a click is handled at once behind thousands of mentions whose look-ups all hang', async () => {
-  await base.db.query({ text: `update inbox set status = 'handled' where status = 'stored'` });
-  await base.db.query({
-    text: `insert into inbox (workspace_id, inbox_id, dedupe_key, source, payload)
+test(
+  'a click is handled at once behind thousands of mentions whose look-ups all hang',
+  PROMPTNESS,
+  async () => {
+    await base.db.query({ text: `update inbox set status = 'handled' where status = 'stored'` });
+    await base.db.query({
+      text: `insert into inbox (workspace_id, inbox_id, dedupe_key, source, payload)
            select $1, uuidv7(), 'hanging:' || n, 'event', '{"type":"event_callback"}' from generate_series(1, $2::integer) n`,
-    values: [WORKSPACE, BACKLOG / 10],
-  });
-  const workerId = randomUUIDv7();
-  await base.db.query({
-    text: `insert into workers (worker_id, pid, lease_until) values ($1, 1, 'infinity')`,
-    values: [workerId],
-  });
-  const bell = await openBell(base.db);
-  const hung: (() => void)[] = [];
-  const pressed = Promise.withResolvers<number>();
-  const loop = startInbox({
-    database: base.db,
-    bell,
-    workerId,
-    log: testLog,
-    route: async ({ source }) => {
-      if (source === 'event') await new Promise<void>((resolve) => hung.push(resolve));
-      else pressed.resolve(performance.now());
-      return async () => undefined;
-    },
-  });
-  await until('every slot of the mentions to hang', async () => hung.length > 0);
+      values: [WORKSPACE, BACKLOG / 10],
+    });
+    const workerId = randomUUIDv7();
+    await base.db.query({
+      text: `insert into workers (worker_id, pid, lease_until) values ($1, 1, 'infinity')`,
+      values: [workerId],
+    });
+    const bell = await openBell(base.db);
+    const hung: (() => void)[] = [];
+    const pressed = Promise.withResolvers<number>();
+    const loop = startInbox({
+      database: base.db,
+      bell,
+      workerId,
+      log: testLog,
+      route: async ({ source }) => {
+        if (source === 'event') await new Promise<void>((resolve) => hung.push(resolve));
+        else pressed.resolve(performance.now());
+        return async () => undefined;
+      },
+    });
+    await until('every slot of the mentions to hang', async () => hung.length > 0);
 
-  const startedAt = performance.now();
-  await storeRequest(base.db, {
-    workspaceId: WORKSPACE,
-    dedupeKey: 'a click',
-    source: 'interaction',
-    payload: { type: 'block_actions' },
-  });
+    const startedAt = performance.now();
+    await storeRequest(base.db, {
+      workspaceId: WORKSPACE,
+      dedupeKey: 'a click',
+      source: 'interaction',
+      payload: { type: 'block_actions' },
+    });
 
-  // A form opens for three seconds after the click.
-  expect((await pressed.promise) - startedAt).toBeLessThan(1_500);
-  const stopping = loop.stop();
-  for (const end of hung) end();
-  await stopping;
-  await bell.close();
-});
+    // A form opens for three seconds after the click.
+    expect((await pressed.promise) - startedAt).toBeLessThan(1_500);
+    const stopping = loop.stop();
+    for (const end of hung) end();
+    await stopping;
+    await bell.close();
+  },
+);

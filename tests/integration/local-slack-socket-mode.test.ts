@@ -203,7 +203,7 @@ describe('envelopes', () => {
     await people.until(async () => (await people.sockets()).every((socket) => socket.unansweredCount === 0));
   });
 
-  test('what is not acknowledged comes again, counted; what is, does not', { timeout: 15_000 }, async () => {
+  test('what is not acknowledged comes again, counted; what is, does not', async () => {
     const connection = await raw();
 
     const ts = await people.say(REQUESTER, 'dm', 'nobody acknowledges this at first');

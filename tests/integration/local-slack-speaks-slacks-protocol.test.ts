@@ -166,7 +166,7 @@ describe('events', () => {
     };
     await people.say(REQUESTER, 'dm', 'slow');
 
-    await people.until(() => app.received.length === 2, { timeoutMs: 8_000 });
+    await people.until(() => app.received.length === 2);
     release();
     expect(app.received[1]?.headers['x-slack-retry-reason']).toBe('http_timeout');
   });

@@ -142,17 +142,13 @@ if (UPDATE)
       return { workspaceId: WORKSPACE, runId: rows[0]?.run_id ?? '' };
     };
     const endOf = (run: RunRef, status: string) =>
-      until(
-        `run ${status}`,
-        async () => {
-          const { rows } = await story.db.query<{ status: string }>({
-            text: 'select status from runs where run_id = $1',
-            values: [run.runId],
-          });
-          return rows[0]?.status === status;
-        },
-        30_000,
-      );
+      until(`run ${status}`, async () => {
+        const { rows } = await story.db.query<{ status: string }>({
+          text: 'select status from runs where run_id = $1',
+          values: [run.runId],
+        });
+        return rows[0]?.status === status;
+      });
     const order = async (run: RunRef, word: 'cancel' | 'retry') => {
       const queue = await openQueue(story.db, testLog);
       const control = controlOver({ queue, onCancel: withdrawForCancel });
@@ -191,7 +187,7 @@ if (UPDATE)
 
     test('a task that failed', async () => {
       await record('failed', (await failing()).run);
-    }, 60_000);
+    });
 
     test('a task that failed, was retried and went on', async () => {
       const { ts, run } = await failing();
@@ -205,7 +201,7 @@ if (UPDATE)
       await reject(card.ts);
       await endOf(run, 'completed');
       await record('retried', run);
-    }, 60_000);
+    });
 
     test('a task that was cancelled while it waited for people', async () => {
       const { ts } = await askForMerge(story);
@@ -213,7 +209,7 @@ if (UPDATE)
       await order(run, 'cancel');
       await endOf(run, 'cancelled');
       await record('cancelled', run);
-    }, 60_000);
+    });
 
     test('a merge that was rejected', async () => {
       const { ts, card } = await askForMerge(story);
@@ -221,7 +217,7 @@ if (UPDATE)
       const run = await runOf(ts);
       await endOf(run, 'completed');
       await record('merge-rejected', run);
-    }, 60_000);
+    });
 
     test('a merge that was approved', async () => {
       const { ts, card } = await askForMerge(story);
@@ -233,7 +229,7 @@ if (UPDATE)
       const run = await runOf(ts);
       await endOf(run, 'completed');
       await record('merge-approved', run);
-    }, 60_000);
+    });
 
     test('a morning whose digest was made', async () => {
       await story.db.transaction((tx) =>
@@ -254,7 +250,7 @@ if (UPDATE)
       });
       await endOf(run, 'completed');
       await record('made', run);
-    }, 60_000);
+    });
 
     async function record(name: string, { runId }: RunRef): Promise<void> {
       const rowsOf = async <Row extends object>(text: string) =>

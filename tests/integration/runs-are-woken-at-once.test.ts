@@ -9,6 +9,7 @@ import { ring } from '../../src/jobs/engine/bell.ts';
 import { connectDatabase, type Database } from '../../src/jobs/engine/db.ts';
 import { WAKE_CHANNEL } from '../../src/jobs/engine/queue.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
+import { PROMPTNESS } from '../support/promptness.ts';
 import { define, useEngines, watched } from './runs-support.ts';
 
 const base = useDatabase();
@@ -16,7 +17,7 @@ const { engineWith, startRun, ended } = useEngines(base);
 /** Less than it takes until a queued run counts as lost. */
 const AT_ONCE_MS = 3_000;
 
-test('an event that comes between the park and the worker letting go wakes the run', async () => {
+test('an event that comes between the park and the worker letting go wakes the run', PROMPTNESS, async () => {
   const answered = Promise.withResolvers<void>();
   let held = false;
   const database: Database = {
@@ -53,7 +54,7 @@ test('an event that comes between the park and the worker letting go wakes the r
   await ended(run, 'completed', AT_ONCE_MS);
 });
 
-test('a sweep that finds all slots taken does not forget that more is queued', async () => {
+test('a sweep that finds all slots taken does not forget that more is queued', PROMPTNESS, async () => {
   let sweeps = 0;
   let frozen: Promise<void> | undefined;
   const thaw = Promise.withResolvers<void>();
@@ -111,28 +112,32 @@ async function silentProxy(url: string) {
   };
 }
 
-test('a listening connection that died without a word is replaced, and rings are heard again', async () => {
-  const proxy = await silentProxy(base.appUrl);
-  const db = connectDatabase({ url: proxy.url, log: testLog, pingEveryMs: 50, pingTimeoutMs: 200 });
-  let gaps = 0;
-  const heard: string[] = [];
-  const listener = await db.listen(
-    WAKE_CHANNEL,
-    (payload) => heard.push(payload),
-    () => (gaps += 1),
-  );
+test(
+  'a listening connection that died without a word is replaced, and rings are heard again',
+  PROMPTNESS,
+  async () => {
+    const proxy = await silentProxy(base.appUrl);
+    const db = connectDatabase({ url: proxy.url, log: testLog, pingEveryMs: 50, pingTimeoutMs: 200 });
+    let gaps = 0;
+    const heard: string[] = [];
+    const listener = await db.listen(
+      WAKE_CHANNEL,
+      (payload) => heard.push(payload),
+      () => (gaps += 1),
+    );
 
-  proxy.silence();
-  await until('another connection', async () => gaps === 2, AT_ONCE_MS);
-  await ring(base.db, 'after');
+    proxy.silence();
+    await until('another connection', async () => gaps === 2, AT_ONCE_MS);
+    await ring(base.db, 'after');
 
-  await until('the ring', async () => heard.includes('after'));
-  await listener.close();
-  await db.close();
-  await proxy.close();
-});
+    await until('the ring', async () => heard.includes('after'));
+    await listener.close();
+    await db.close();
+    await proxy.close();
+  },
+);
 
-test('a listener whose connection is silent can be closed', async () => {
+test('a listener whose connection is silent can be closed', PROMPTNESS, async () => {
   const proxy = await silentProxy(base.appUrl);
   const db = connectDatabase({ url: proxy.url, log: testLog });
   const listener = await db.listen(

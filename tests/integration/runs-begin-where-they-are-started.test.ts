@@ -9,6 +9,7 @@ import { type Here, insertRun } from '../../src/jobs/engine/runs.ts';
 import type { Workflow } from '../../src/jobs/engine/workflow.ts';
 import type { RunRef } from '../../src/types.ts';
 import { SUSPEND, useDatabase, WORKSPACE } from '../support/database.ts';
+import { PROMPTNESS } from '../support/promptness.ts';
 import { define, useEngines } from './runs-support.ts';
 
 const base = useDatabase();
@@ -53,7 +54,7 @@ async function notified(engine: Engine, work: () => Promise<void>): Promise<stri
   return heard;
 }
 
-test('a start is begun by the process that made it: no job, no notification', async () => {
+test('a start is begun by the process that made it: no job, no notification', PROMPTNESS, async () => {
   const release = Promise.withResolvers<void>();
   const flow = define((step) => step.run('hold', () => release.promise));
   const engine = await working([flow]);
@@ -72,7 +73,7 @@ test('a start is begun by the process that made it: no job, no notification', as
   if (!SUSPEND) for (const run of runs) expect(await jobsOf(run)).toBe(0);
 });
 
-test('a run that this process woke goes on here without a notification', async () => {
+test('a run that this process woke goes on here without a notification', PROMPTNESS, async () => {
   const flow = define((step) =>
     step.waitForEvent('wait', { event: 'go', key: step.runRef.runId, timeoutMs: 60_000 }),
   );
@@ -89,7 +90,7 @@ test('a run that this process woke goes on here without a notification', async (
   expect(heard).toEqual([]);
 });
 
-test('what a full process starts and wakes is told to the others at once', async () => {
+test('what a full process starts and wakes is told to the others at once', PROMPTNESS, async () => {
   const release = Promise.withResolvers<void>();
   const hold = define((step) => step.run('hold', () => release.promise));
   const quick = define((step) => step.run('quick', async () => null));
@@ -112,7 +113,7 @@ test('what a full process starts and wakes is told to the others at once', async
   }
 });
 
-test('a process that stops tells the others what it sent and will not work', async () => {
+test('a process that stops tells the others what it sent and will not work', PROMPTNESS, async () => {
   const release = Promise.withResolvers<void>();
   const hold = define((step) => step.run('hold', () => release.promise));
   const quick = define((step) => step.run('quick', async () => null));
@@ -135,7 +136,7 @@ test('a process that stops tells the others what it sent and will not work', asy
   }
 });
 
-test('a wake-up for another build is told to it by the process that sent it', async () => {
+test('a wake-up for another build is told to it by the process that sent it', PROMPTNESS, async () => {
   const name = `two-builds-${randomUUIDv7()}`;
   const body = (n: number) =>
     define(
@@ -157,27 +158,31 @@ test('a wake-up for another build is told to it by the process that sent it', as
   expect((await ended(run, 'completed', AT_ONCE_MS)).output).toBe(1);
 });
 
-test('a start that is rolled back gives its slot back, and its body is never entered', async () => {
-  let entered = 0;
-  const flow = define(async () => {
-    entered += 1;
-  });
-  const engine = await working([flow], { slots: 1 });
+test(
+  'a start that is rolled back gives its slot back, and its body is never entered',
+  PROMPTNESS,
+  async () => {
+    let entered = 0;
+    const flow = define(async () => {
+      entered += 1;
+    });
+    const engine = await working([flow], { slots: 1 });
 
-  await expect(
-    base.db.transaction(async (tx) => {
-      await engine.start(tx, startOf(flow));
-      throw new Error('changed its mind');
-    }),
-  ).rejects.toThrow('changed its mind');
-  const run = await startRun(engine, flow);
+    await expect(
+      base.db.transaction(async (tx) => {
+        await engine.start(tx, startOf(flow));
+        throw new Error('changed its mind');
+      }),
+    ).rejects.toThrow('changed its mind');
+    const run = await startRun(engine, flow);
 
-  await ended(run, 'completed', AT_ONCE_MS);
-  await engine.idle();
-  expect(entered).toBe(1);
-});
+    await ended(run, 'completed', AT_ONCE_MS);
+    await engine.idle();
+    expect(entered).toBe(1);
+  },
+);
 
-test('a start that the database refuses gives its slot back', async () => {
+test('a start that the database refuses gives its slot back', PROMPTNESS, async () => {
   const flow = define(async () => 'done');
   const engine = await working([flow], { slots: 1 });
 
@@ -188,7 +193,7 @@ test('a start that the database refuses gives its slot back', async () => {
   await ended(await startRun(engine, flow), 'completed', AT_ONCE_MS);
 });
 
-test('starts under one key are one run, begun once, and cost one slot', async () => {
+test('starts under one key are one run, begun once, and cost one slot', PROMPTNESS, async () => {
   let entered = 0;
   const release = Promise.withResolvers<void>();
   const flow = define((step) =>
@@ -210,7 +215,7 @@ test('starts under one key are one run, begun once, and cost one slot', async ()
   expect(entered).toBe(1);
 });
 
-test('a run whose cancelling event came before its start is never entered', async () => {
+test('a run whose cancelling event came before its start is never entered', PROMPTNESS, async () => {
   let entered = 0;
   const flow = define(
     async () => {
@@ -235,7 +240,7 @@ const lostAs = (workerId: string): Here => ({
   reserve: () => ({ workerId, begin: () => undefined, release: () => undefined }),
 });
 
-test('a run whose starter died before it could begin is worked by another process', async () => {
+test('a run whose starter died before it could begin is worked by another process', PROMPTNESS, async () => {
   const flow = define(async () => 'worked');
   const engine = await engineWith([flow]);
   const wakes = { queue: { send: () => Promise.reject(new Error('not by the queue')) } } as never;
@@ -247,17 +252,23 @@ test('a run whose starter died before it could begin is worked by another proces
   expect((await ended(run, 'completed', 10_000)).fence).toBeGreaterThan(1);
 });
 
-test('a run whose starting process lost the answer to its commit is found by that process', async () => {
-  const flow = define(async () => 'worked');
-  const engine = await working([flow]);
-  const wakes = { queue: { send: () => Promise.reject(new Error('not by the queue')) } } as never;
+test(
+  'a run whose starting process lost the answer to its commit is found by that process',
+  PROMPTNESS,
+  async () => {
+    const flow = define(async () => 'worked');
+    const engine = await working([flow]);
+    const wakes = { queue: { send: () => Promise.reject(new Error('not by the queue')) } } as never;
 
-  const run = await base.db.transaction((tx) => insertRun(tx, wakes, startOf(flow), lostAs(engine.workerId)));
+    const run = await base.db.transaction((tx) =>
+      insertRun(tx, wakes, startOf(flow), lostAs(engine.workerId)),
+    );
 
-  await ended(run, 'completed', 10_000);
-});
+    await ended(run, 'completed', 10_000);
+  },
+);
 
-test('a slot that was kept when the connection broke is free for the next run', async () => {
+test('a slot that was kept when the connection broke is free for the next run', PROMPTNESS, async () => {
   const flow = define(async () => 'worked');
   const engine = await working([flow], { slots: 1 });
 

@@ -13,6 +13,7 @@ import { HttpReceiver, type HttpReceiverOptions } from '../../src/bot/http-recei
 import type { InboundRow } from '../../src/bot/inbound.ts';
 import { createIngest } from '../../src/bot/ingest.ts';
 import { createLogger } from '../../src/log.ts';
+import { PROMPTNESS } from '../support/promptness.ts';
 
 const SECRET = '8f742231b10e8888abcd99yyyzzz85a5';
 const BODY = JSON.stringify({
@@ -136,7 +137,7 @@ describe('POST /slack/events', () => {
     expect((await fetch(`${url}/healthz`)).status).toBe(200);
   });
 
-  it('answers 503 within a second while the database does not answer at all', async () => {
+  it('answers 503 within a second while the database does not answer at all', PROMPTNESS, async () => {
     const { url } = await edge({ store: () => new Promise<never>(() => {}) });
     const startedAt = performance.now();
 

@@ -83,7 +83,7 @@ describe('a connection that Slack refreshes', () => {
 
     for (const text of said) expect((await delivered(text)).attempts).toHaveLength(1);
     expect(seen.toSorted()).toEqual(said.toSorted());
-  }, 30_000);
+  });
 
   it('still takes the acknowledgement of what was being stored', async () => {
     const reached = Promise.withResolvers<void>();
@@ -131,7 +131,7 @@ describe('a connection that is gone', () => {
     expect(receiver.isConnected).toBe(true);
     expect(seen).toContain('while Slack was away');
     expect((await people.calls('apps.connections.open')).length - before).toBe(5);
-  }, 20_000);
+  });
 });
 
 describe('a Slack that behaves oddly', () => {

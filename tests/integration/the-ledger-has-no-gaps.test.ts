@@ -8,6 +8,7 @@ import { appendEntry, sealOnce, startSealer } from '../../src/jobs/ledger.ts';
 import { verifyLedger } from '../../src/jobs/ledger-verify.ts';
 import type { Tx } from '../../src/types.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
+import { PROMPTNESS } from '../support/promptness.ts';
 
 const base = useDatabase();
 /** A second process as far as the database can tell, and the owner. */
@@ -171,23 +172,27 @@ describe('sealers', () => {
     expect((await verifyLedger(base.db)).firstBad).toBeNull();
   });
 
-  it('the sealer of a process seals what a dead one left, what is committed while it runs, and the rest when it stops', async () => {
-    const unsealed = async () => (await verifyLedger(base.db)).unsealed;
-    await base.db.transaction((tx) => append(tx, 'left'));
-    expect(await unsealed()).toBe(1);
+  it(
+    'the sealer of a process seals what a dead one left, what is committed while it runs, and the rest when it stops',
+    PROMPTNESS,
+    async () => {
+      const unsealed = async () => (await verifyLedger(base.db)).unsealed;
+      await base.db.transaction((tx) => append(tx, 'left'));
+      expect(await unsealed()).toBe(1);
 
-    const sealer = startSealer(base.db, testLog);
-    try {
-      await until('what was left to be sealed', async () => (await unsealed()) === 0, 4_000);
-      await base.db.transaction((tx) => append(tx, 'fresh'));
-      // Sooner than the sweep for what others left comes round.
-      await until('what was committed to be sealed', async () => (await unsealed()) === 0, 3_000);
-      await base.db.transaction((tx) => append(tx, 'last'));
-    } finally {
-      await sealer.stop();
-    }
+      const sealer = startSealer(base.db, testLog);
+      try {
+        await until('what was left to be sealed', async () => (await unsealed()) === 0, 4_000);
+        await base.db.transaction((tx) => append(tx, 'fresh'));
+        // Sooner than the sweep for what others left comes round.
+        await until('what was committed to be sealed', async () => (await unsealed()) === 0, 3_000);
+        await base.db.transaction((tx) => append(tx, 'last'));
+      } finally {
+        await sealer.stop();
+      }
 
-    expect(await unsealed()).toBe(0);
-    expect((await verifyLedger(base.db)).firstBad).toBeNull();
-  });
+      expect(await unsealed()).toBe(0);
+      expect((await verifyLedger(base.db)).firstBad).toBeNull();
+    },
+  );
 });

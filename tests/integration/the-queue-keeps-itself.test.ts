@@ -50,7 +50,7 @@ test('a rush is not made worse by waking again what is in the queue already', as
     version: 1,
     input: z.null(),
     body: async (step) => {
-      await step.run('wait', () => until('the gate to open', async () => isOpen, 60_000));
+      await step.run('wait', () => until('the gate to open', async () => isOpen));
     },
   });
   const starter = await openEngine({ database: base.db, log, workflows: [slow] });

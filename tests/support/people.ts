@@ -302,13 +302,13 @@ export class People {
 
   /**
    * Waits until `look` gives something truthy and returns it. Asks every few milliseconds; throws after `timeoutMs`
-   * (default 10,000) with `what` and the last answer.
+   * (default 60,000) with `what` and the last answer.
    */
   async until<T>(
     look: () => T | Promise<T>,
     options: { timeoutMs?: number; what?: string } = {},
   ): Promise<Exclude<T, undefined | null | false | 0 | ''>> {
-    const deadline = Date.now() + (options.timeoutMs ?? 10_000);
+    const deadline = Date.now() + (options.timeoutMs ?? 60_000);
     for (;;) {
       const seen = await look();
       if (seen) return seen as Exclude<T, undefined | null | false | 0 | ''>;

@@ -147,17 +147,13 @@ export function useProduct(
 export const MERGE = `${MENTION} merge pull request 1 in acme/shop`;
 
 /** A message of the bot in this thread that has a button with this action id. */
-export async function cardIn(people: People, channel: string, thread: string, timeoutMs = 20_000) {
-  return until(
-    'an approval card',
-    async () => {
-      const messages = await people.thread(channel, thread);
-      return messages.findLast((message) =>
-        JSON.stringify(message.blocks ?? []).includes('"approval.approve"'),
-      );
-    },
-    timeoutMs,
-  );
+export async function cardIn(people: People, channel: string, thread: string) {
+  return until('an approval card', async () => {
+    const messages = await people.thread(channel, thread);
+    return messages.findLast((message) =>
+      JSON.stringify(message.blocks ?? []).includes('"approval.approve"'),
+    );
+  });
 }
 
 /** Asks for the merge as the requester and waits for its card. */

@@ -7,7 +7,7 @@ import { createServer } from 'node:net';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 
-const READY_MS = 30_000;
+const READY_MS = 120_000;
 
 /** One process of the product. */
 export interface Spawned {

@@ -20,7 +20,6 @@ type Point = (typeof POINTS)[number];
 const PROCESS_LANES = 2;
 /** Engines at a time in this process; most of their time they wait. */
 const ENGINE_LANES = 8;
-const BOUND_MS = 120_000;
 
 const base = useDatabase();
 const matrix = useMatrix(base);
@@ -40,90 +39,74 @@ function undisturbed(): Promise<Look> {
 }
 
 for (const point of POINTS)
-  test(
-    `killed ${point.replaceAll('-', ' ')}, at every path: another process finishes the run`,
-    async () => {
-      const model = await undisturbed();
-      const runs = new Map<string, RunRef>();
-      const workflows = model.journal.map((entry) => nameFor(point, model, entry));
-      await matrix.prepare(workflows);
-      await inLanes(PROCESS_LANES, model.journal, async (entry) => {
-        const workflow = nameFor(point, model, entry);
-        const death = deathAt(point, entry);
-        const worker = await matrix.process({
-          workflows: [workflow],
-          death,
-        });
-        const run = await matrix.start(workflow);
-        runs.set(entry.path, run);
-        const { signal, said } = await worker.ended;
-
-        expect
-          .soft({ signal, said })
-          .toEqual({ signal: 'SIGKILL', said: `died at ${death.at} ${death.path}\n` });
-        expectDiedAt(point, entry, model, await matrix.look(run));
+  test(`killed ${point.replaceAll('-', ' ')}, at every path: another process finishes the run`, async () => {
+    const model = await undisturbed();
+    const runs = new Map<string, RunRef>();
+    const workflows = model.journal.map((entry) => nameFor(point, model, entry));
+    await matrix.prepare(workflows);
+    await inLanes(PROCESS_LANES, model.journal, async (entry) => {
+      const workflow = nameFor(point, model, entry);
+      const death = deathAt(point, entry);
+      const worker = await matrix.process({
+        workflows: [workflow],
+        death,
       });
+      const run = await matrix.start(workflow);
+      runs.set(entry.path, run);
+      const { signal, said } = await worker.ended;
 
-      const heir = await matrix.process({ workflows });
-      for (const entry of model.journal) {
-        const look = await matrix.ended(runs.get(entry.path) as RunRef);
-
-        expectAsUndisturbed(`${point}:${entry.path}`, model, look);
-        const calls = look.calls[entry.path]?.calls;
-        if (calls !== undefined) expect.soft(calls, entry.path).toBe(point === 'after-effect' ? 2 : 1);
-      }
-      await heir.end();
-    },
-    BOUND_MS,
-  );
-
-test(
-  'an effect that its body repeats comes under the same key',
-  async () => {
-    const model = await undisturbed();
-    const effects = Object.keys(model.calls);
-    expect(effects.length).toBeGreaterThan(0);
-    await matrix.prepare(effects.map((_, index) => `twice-${index}`));
-    await inLanes(ENGINE_LANES, effects, async (path, index) => {
-      const workflow = `twice-${index}`;
-      const engine = await matrix.engine(base.db, workflow, { twice: path });
-      await engine.work();
-
-      const look = await matrix.ended(await matrix.start(workflow));
-
-      await engine.stop();
-      expectAsUndisturbed(`twice:${path}`, model, look);
-      expect.soft(look.calls[path], path).toEqual({ calls: 2, keys: 1 });
+      expect
+        .soft({ signal, said })
+        .toEqual({ signal: 'SIGKILL', said: `died at ${death.at} ${death.path}\n` });
+      expectDiedAt(point, entry, model, await matrix.look(run));
     });
-  },
-  BOUND_MS,
-);
 
-test(
-  'a record that the database undid before its commit is written again',
-  async () => {
-    const model = await undisturbed();
-    const undone = await withTrouble(model, 'undone', (once) => ({
-      onSent: once(() => Object.assign(new Error('deadlock detected'), { code: '40P01' })),
-    }));
-    // A step with an effect is journaled by a statement of its own, which has nothing to be undone with.
-    const inTransactions = model.journal.filter((entry) => entry.kind !== 'run');
-    expect(undone).toEqual(inTransactions.map((entry) => entry.path));
-  },
-  BOUND_MS,
-);
+    const heir = await matrix.process({ workflows });
+    for (const entry of model.journal) {
+      const look = await matrix.ended(runs.get(entry.path) as RunRef);
 
-test(
-  'a record whose answer was lost is not written again',
-  async () => {
-    const model = await undisturbed();
-    const lost = await withTrouble(model, 'lost', (once) => ({
-      onCommitted: once(() => new Error('Connection terminated unexpectedly')),
-    }));
-    expect(lost).toEqual(model.journal.map((entry) => entry.path));
-  },
-  BOUND_MS,
-);
+      expectAsUndisturbed(`${point}:${entry.path}`, model, look);
+      const calls = look.calls[entry.path]?.calls;
+      if (calls !== undefined) expect.soft(calls, entry.path).toBe(point === 'after-effect' ? 2 : 1);
+    }
+    await heir.end();
+  });
+
+test('an effect that its body repeats comes under the same key', async () => {
+  const model = await undisturbed();
+  const effects = Object.keys(model.calls);
+  expect(effects.length).toBeGreaterThan(0);
+  await matrix.prepare(effects.map((_, index) => `twice-${index}`));
+  await inLanes(ENGINE_LANES, effects, async (path, index) => {
+    const workflow = `twice-${index}`;
+    const engine = await matrix.engine(base.db, workflow, { twice: path });
+    await engine.work();
+
+    const look = await matrix.ended(await matrix.start(workflow));
+
+    await engine.stop();
+    expectAsUndisturbed(`twice:${path}`, model, look);
+    expect.soft(look.calls[path], path).toEqual({ calls: 2, keys: 1 });
+  });
+});
+
+test('a record that the database undid before its commit is written again', async () => {
+  const model = await undisturbed();
+  const undone = await withTrouble(model, 'undone', (once) => ({
+    onSent: once(() => Object.assign(new Error('deadlock detected'), { code: '40P01' })),
+  }));
+  // A step with an effect is journaled by a statement of its own, which has nothing to be undone with.
+  const inTransactions = model.journal.filter((entry) => entry.kind !== 'run');
+  expect(undone).toEqual(inTransactions.map((entry) => entry.path));
+});
+
+test('a record whose answer was lost is not written again', async () => {
+  const model = await undisturbed();
+  const lost = await withTrouble(model, 'lost', (once) => ({
+    onCommitted: once(() => new Error('Connection terminated unexpectedly')),
+  }));
+  expect(lost).toEqual(model.journal.map((entry) => entry.path));
+});
 
 /** Runs the workflow once for each path, with trouble at that path's record; returns the paths that had it. */
 async function withTrouble(

@@ -21,8 +21,6 @@ import { type TestDatabase, testLog, until, WORKSPACE } from '../../support/data
 import { type Bodies, EVENTS, MATRIX_TABLE, reference } from './reference.ts';
 import type { Orders } from './worker.ts';
 
-/** Takeover by lease, at worst, and the sweeps after it. */
-export const FINISHED_MS = 25_000;
 const EMIT_EVERY_MS = 20;
 const ENDED = ['completed', 'failed', 'cancelled', 'parked'];
 
@@ -200,14 +198,10 @@ export function useMatrix(base: TestDatabase): Matrix {
     },
     look: (run) => lookAt(base.db, run, seen),
     ended: (run) =>
-      until(
-        `run ${run.runId} to end`,
-        async () => {
-          const look = await matrix.look(run);
-          return [look.status, ...look.childStatuses].every((status) => ENDED.includes(status)) && look;
-        },
-        FINISHED_MS,
-      ),
+      until(`run ${run.runId} to end`, async () => {
+        const look = await matrix.look(run);
+        return [look.status, ...look.childStatuses].every((status) => ENDED.includes(status)) && look;
+      }),
   };
   return matrix;
 }
