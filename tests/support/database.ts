@@ -52,7 +52,8 @@ export function useDatabase(): TestDatabase {
   };
   beforeAll(async () => {
     await asAdmin((client) => client.query(`create database ${name} template ${TEMPLATE}`));
-    db = connectDatabase({ url: test.appUrl, log: testLog });
+    // As patient as all that waits.
+    db = connectDatabase({ url: test.appUrl, log: testLog, acquireTimeoutMs: 60_000 });
     await db.query({ text: `insert into workspaces (workspace_id) values ('${WORKSPACE}')` });
   });
   afterAll(async () => {
