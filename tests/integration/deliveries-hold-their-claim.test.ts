@@ -13,7 +13,7 @@ import { type Bell, openBell } from '../../src/jobs/engine/bell.ts';
 import type { Database } from '../../src/jobs/engine/db.ts';
 import type { Loop } from '../../src/jobs/loop.ts';
 import type { Statement } from '../../src/types.ts';
-import type { FullView, Messenger } from '../../src/views.ts';
+import type { DeliveryTarget, FullView, Messenger } from '../../src/views.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
 import { PROMPTNESS } from '../support/promptness.ts';
 
@@ -139,30 +139,18 @@ async function oweOne(
   priority: number = PRIORITY.progress,
   channelId = `C${randomUUIDv7()}`,
 ): Promise<string> {
-  const subjectId = randomUUIDv7();
-  await base.db.transaction((tx) =>
-    owe(tx, {
-      workspaceId: WORKSPACE,
-      viewKind: 'task',
-      subjectId,
-      target: { to: 'channel', channelId },
-      priority,
-    }),
-  );
-  return subjectId;
+  return oweTo({ to: 'channel', channelId }, priority);
 }
 
 /** Shown to one person alone: in the channel, or in their direct message when that is their own id. */
 async function oweNote(channelId: string): Promise<string> {
+  return oweTo({ to: 'person', channelId, threadTs: null, userId: 'U1' }, PRIORITY.decision);
+}
+
+async function oweTo(target: DeliveryTarget, priority: number): Promise<string> {
   const subjectId = randomUUIDv7();
   await base.db.transaction((tx) =>
-    owe(tx, {
-      workspaceId: WORKSPACE,
-      viewKind: 'task',
-      subjectId,
-      target: { to: 'person', channelId, threadTs: null, userId: 'U1' },
-      priority: PRIORITY.decision,
-    }),
+    owe(tx, { workspaceId: WORKSPACE, viewKind: 'task', subjectId, target, priority }),
   );
   return subjectId;
 }

@@ -239,21 +239,19 @@ test('after a day of trouble the click is parked and its author is told where th
   ]);
 });
 
-test('a token that Slack refuses is waited out as well: the installation may come back', async () => {
-  failure = new DeliveryRefused('users.info: token_revoked', 'credential');
-  const key = await store('interaction', CLICK);
-  for (let tryNumber = 1; tryNumber <= 12; tryNumber += 1) {
-    expect((await failed(key, tryNumber)).status).toBe('stored');
-    await pass(60_000);
-  }
-
-  failure = null;
-  await pass(60_000);
-  await until('handled', async () => (await rowOf(key)).status === 'handled');
-});
-
-test('a policy that this release cannot read is waited out as well: an operator applies one that it can', async () => {
-  failure = new CountersignError('CONFIG_INVALID', 'The active policy was written for another release');
+test.each([
+  {
+    what: 'a token that Slack refuses',
+    because: 'the installation may come back',
+    thrown: new DeliveryRefused('users.info: token_revoked', 'credential'),
+  },
+  {
+    what: 'a policy that this release cannot read',
+    because: 'an operator applies one that it can',
+    thrown: new CountersignError('CONFIG_INVALID', 'The active policy was written for another release'),
+  },
+])('$what is waited out as well: $because', async ({ thrown }) => {
+  failure = thrown;
   const key = await store('interaction', CLICK);
   for (let tryNumber = 1; tryNumber <= 12; tryNumber += 1) {
     expect((await failed(key, tryNumber)).status).toBe('stored');

@@ -3,9 +3,9 @@
  * reads the rows that it takes, not all that wait. What somebody pressed does not wait behind it, nor behind look-ups that hang.
  */
 import { randomUUIDv7 } from 'node:crypto';
-import { beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test } from 'vitest';
 import { openBell } from '../../src/jobs/engine/bell.ts';
-import { startInbox, storeRequest } from '../../src/jobs/inbox.ts';
+import { type InboxOptions, startInbox, storeRequest } from '../../src/jobs/inbox.ts';
 import { testLog, until, useDatabase, WORKSPACE } from '../support/database.ts';
 import { PROMPTNESS } from '../support/promptness.ts';
 
@@ -15,8 +15,32 @@ const HANDLED = 1_000;
 const BOUND_MS = 30_000;
 
 const base = useDatabase();
-// Each try begins with an empty inbox.
+let stop: (() => Promise<void>) | undefined;
+// Each try begins with an empty inbox, which nobody works.
 beforeEach(() => base.db.query({ text: 'delete from inbox' }));
+afterEach(end);
+
+async function end(): Promise<void> {
+  await stop?.();
+  stop = undefined;
+}
+
+/** Works the inbox until the test ends; `atEnd` then lets go what `route` made hang. */
+async function work(route: InboxOptions['route'], atEnd = () => {}): Promise<void> {
+  const workerId = randomUUIDv7();
+  await base.db.query({
+    text: `insert into workers (worker_id, pid, lease_until) values ($1, 1, 'infinity')`,
+    values: [workerId],
+  });
+  const bell = await openBell(base.db);
+  const loop = startInbox({ database: base.db, bell, workerId, log: testLog, route });
+  stop = async () => {
+    const stopping = loop.stop();
+    atEnd();
+    await stopping;
+    await bell.close();
+  };
+}
 
 test('a thousand of twenty thousand rows are handled within seconds, the oldest', PROMPTNESS, async () => {
   await base.db.query({
@@ -25,29 +49,16 @@ test('a thousand of twenty thousand rows are handled within seconds, the oldest'
            from generate_series(1, $2::integer) n`,
     values: [WORKSPACE, BACKLOG],
   });
-  const workerId = randomUUIDv7();
-  await base.db.query({
-    text: `insert into workers (worker_id, pid, lease_until) values ($1, 1, 'infinity')`,
-    values: [workerId],
-  });
-  const bell = await openBell(base.db);
   const seen: string[] = [];
   const startedAt = performance.now();
 
-  const loop = startInbox({
-    database: base.db,
-    bell,
-    workerId,
-    log: testLog,
-    route: async ({ inboxId }) => {
-      seen.push(inboxId);
-      return async () => undefined;
-    },
+  await work(async ({ inboxId }) => {
+    seen.push(inboxId);
+    return async () => undefined;
   });
   await until('a thousand to be handled', async () => seen.length > HANDLED);
   const tookMs = performance.now() - startedAt;
-  await loop.stop();
-  await bell.close();
+  await end();
 
   expect(tookMs).toBeLessThan(BOUND_MS);
   const { rows } = await base.db.query<{ youngest: number }>({
@@ -61,32 +72,22 @@ test(
   'a click is handled at once behind thousands of mentions whose look-ups all hang',
   PROMPTNESS,
   async () => {
-    await base.db.query({ text: `update inbox set status = 'handled' where status = 'stored'` });
     await base.db.query({
       text: `insert into inbox (workspace_id, inbox_id, dedupe_key, source, payload)
            select $1, uuidv7(), 'hanging:' || n, 'event', '{"type":"event_callback"}' from generate_series(1, $2::integer) n`,
       values: [WORKSPACE, BACKLOG / 10],
     });
-    const workerId = randomUUIDv7();
-    await base.db.query({
-      text: `insert into workers (worker_id, pid, lease_until) values ($1, 1, 'infinity')`,
-      values: [workerId],
-    });
-    const bell = await openBell(base.db);
-    const hung: (() => void)[] = [];
+    let hanging = 0;
+    const release = Promise.withResolvers<void>();
     const pressed = Promise.withResolvers<number>();
-    const loop = startInbox({
-      database: base.db,
-      bell,
-      workerId,
-      log: testLog,
-      route: async ({ source }) => {
-        if (source === 'event') await new Promise<void>((resolve) => hung.push(resolve));
-        else pressed.resolve(performance.now());
-        return async () => undefined;
-      },
-    });
-    await until('every slot of the mentions to hang', async () => hung.length > 0);
+    await work(async ({ source }) => {
+      if (source === 'event') {
+        hanging += 1;
+        await release.promise;
+      } else pressed.resolve(performance.now());
+      return async () => undefined;
+    }, release.resolve);
+    await until('every slot of the mentions to hang', async () => hanging > 0);
 
     const startedAt = performance.now();
     await storeRequest(base.db, {
@@ -98,9 +99,5 @@ test(
 
     // A form opens for three seconds after the click.
     expect((await pressed.promise) - startedAt).toBeLessThan(1_500);
-    const stopping = loop.stop();
-    for (const end of hung) end();
-    await stopping;
-    await bell.close();
   },
 );

@@ -126,14 +126,17 @@ test(
       () => (gaps += 1),
     );
 
-    proxy.silence();
-    await until('another connection', async () => gaps === 2, AT_ONCE_MS);
-    await ring(base.db, 'after');
+    try {
+      proxy.silence();
+      await until('another connection', async () => gaps >= 2, AT_ONCE_MS);
+      await ring(base.db, 'after');
 
-    await until('the ring', async () => heard.includes('after'));
-    await listener.close();
-    await db.close();
-    await proxy.close();
+      await until('the ring', async () => heard.includes('after'));
+    } finally {
+      await listener.close();
+      await db.close();
+      await proxy.close();
+    }
   },
 );
 
